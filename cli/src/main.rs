@@ -1,0 +1,2 @@
+//! The farfeed command.
+fn main() {}

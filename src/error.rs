@@ -1,0 +1,157 @@
+//! One error type: what kind, what happened where, what to do, and what caused it.
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+
+/// The result of everything in this crate that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a caller can act on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// No object, shard, field or device of that name.
+    NotFound,
+    /// The store refused the credentials, or there were none.
+    Auth,
+    /// The store asked to slow down for longer than we were told to wait.
+    Throttled,
+    /// No progress within the deadline.
+    Stalled,
+    /// Bytes are not what they claim to be: a broken shard, an index of another shard, an object that changed.
+    Corrupt,
+    /// The options contradict each other or the dataset.
+    Config,
+    /// Rank, world size and state do not fit each other.
+    Topology,
+    /// The accelerator or its driver failed, or has too little memory.
+    Device,
+    /// Well-formed, but not something this build, kernel or server can do.
+    Unsupported,
+    /// The operating system or the network failed in a way that has no better name.
+    Io,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::NotFound => "not found",
+            Kind::Auth => "not authorised",
+            Kind::Throttled => "throttled",
+            Kind::Stalled => "stalled",
+            Kind::Corrupt => "corrupt",
+            Kind::Config => "configuration",
+            Kind::Topology => "topology",
+            Kind::Device => "device",
+            Kind::Unsupported => "unsupported",
+            Kind::Io => "input/output",
+        })
+    }
+}
+
+/// What failed, where, why, and what to do about it.
+///
+/// `Display` gives one line: context, cause, and advice. Secrets never enter a context: stores strip
+/// user info and query strings from the URLs that they name.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: Kind,
+    context: Cow<'static, str>,
+    advice: Option<Cow<'static, str>>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+    /// Whether asking again later may succeed. Stores set it; fetch reads it.
+    transient: bool,
+}
+
+impl Error {
+    /// An error of `kind`; `context` names what and where.
+    pub fn new(kind: Kind, context: impl Into<Cow<'static, str>>) -> Self {
+        Error(Box::new(Inner { kind, context: context.into(), advice: None, source: None, transient: false }))
+    }
+
+    /// Says what the user can do.
+    #[must_use]
+    pub fn advice(mut self, advice: impl Into<Cow<'static, str>>) -> Self {
+        self.0.advice = Some(advice.into());
+        self
+    }
+
+    /// Attaches the cause.
+    #[must_use]
+    pub fn source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// Marks the error as one that may pass: fetch asks again.
+    #[must_use]
+    pub fn transient(mut self) -> Self {
+        self.0.transient = true;
+        self
+    }
+
+    /// Puts `outer` in front of the context: `outer: inner`.
+    #[must_use]
+    pub fn within(mut self, outer: impl fmt::Display) -> Self {
+        self.0.context = format!("{outer}: {}", self.0.context).into();
+        self
+    }
+
+    /// What a caller can act on.
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// Whether asking again later may succeed.
+    pub fn is_transient(&self) -> bool {
+        self.0.transient
+    }
+
+    /// What the user can do about it, if anything is known.
+    pub fn next_step(&self) -> Option<&str> {
+        self.0.advice.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.0.kind, self.0.context)?;
+        if let Some(source) = &self.0.source {
+            write!(f, ": {source}")?;
+        }
+        if let Some(advice) = &self.0.advice {
+            write!(f, " ({advice})")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Error[{self}]")
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_ref().map(|s| &**s as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_where_why_and_what_to_do() {
+        let error = Error::new(Kind::Corrupt, "bad header at byte 512")
+            .source(std::io::Error::other("checksum"))
+            .advice("upload the shard again")
+            .within("a.tar");
+        assert_eq!(error.to_string(), "corrupt: a.tar: bad header at byte 512: checksum (upload the shard again)");
+        assert_eq!(error.kind(), Kind::Corrupt);
+        assert!(!error.is_transient() && error.transient().is_transient());
+    }
+}

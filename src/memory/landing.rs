@@ -1,0 +1,300 @@
+//! Where a read lands: a run of pages, filled front to back, then read until the last copy has gone.
+
+use std::io::IoSliceMut;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use super::page::{Filling, Page, Ready};
+
+/// The pages that one request fills, in order, and how far it got.
+///
+/// Bytes `0..filled()` are good whatever happened to the request: a retry goes on from there.
+#[derive(Debug)]
+pub struct Landing {
+    pages: Vec<Page<Filling>>,
+    page_bytes: usize,
+    /// Bytes in front of the payload that an aligned read brought along.
+    lead: usize,
+    len: usize,
+    filled: usize,
+    progress: Arc<AtomicU64>,
+}
+
+impl Landing {
+    /// A landing for `len` bytes. `pages` are all of one size and hold at least that much.
+    pub fn new(pages: Vec<Page<Filling>>, len: usize) -> Self {
+        let page_bytes = pages.first().map_or(0, |page| page.len());
+        debug_assert!(pages.len() * page_bytes >= len);
+        Landing { pages, page_bytes, lead: 0, len, filled: 0, progress: Arc::default() }
+    }
+
+    /// Bytes wanted.
+    #[expect(clippy::len_without_is_empty, reason = "an empty landing is never made")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Bytes that have landed, from the front.
+    pub fn filled(&self) -> usize {
+        self.filled
+    }
+
+    /// Bytes still to come.
+    pub fn remaining(&self) -> usize {
+        self.len - self.filled
+    }
+
+    /// A counter of bytes landed, readable while the request runs: what progress time-outs watch.
+    pub fn progress(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.progress)
+    }
+
+    /// The next bytes to fill, up to the end of their page; empty when all have landed.
+    pub fn spare(&mut self) -> &mut [u8] {
+        let Some((page, from, to)) = self.spare_in(0) else { return &mut [] };
+        &mut self.pages[page][from..to]
+    }
+
+    /// The next bytes to fill as slices for a vectored read; returns how many slices were pushed.
+    pub fn spare_vectored<'a, const N: usize>(&'a mut self, slices: &mut [Option<IoSliceMut<'a>>; N]) -> usize {
+        if self.remaining() == 0 || self.page_bytes == 0 {
+            return 0;
+        }
+        let (mut at, end) = (self.lead + self.filled, self.lead + self.len);
+        let first = at / self.page_bytes;
+        let mut count = 0;
+        for page in self.pages[first..].iter_mut().take(N) {
+            if at >= end {
+                break;
+            }
+            let from = at % self.page_bytes;
+            let to = (from + end - at).min(self.page_bytes);
+            at += to - from;
+            slices[count] = Some(IoSliceMut::new(&mut page[from..to]));
+            count += 1;
+        }
+        count
+    }
+
+    /// `count` more bytes have landed at the front of what [`Landing::spare`] gave.
+    pub fn advance(&mut self, count: usize) {
+        self.filled = (self.filled + count).min(self.len);
+        self.progress.store(self.filled as u64, Ordering::Relaxed);
+    }
+
+    /// Copies `bytes` to the next free place; returns how many fitted. The only copy in user space, for what
+    /// came along with a response header.
+    pub fn push(&mut self, mut bytes: &[u8]) -> usize {
+        let mut copied = 0;
+        while !bytes.is_empty() && self.remaining() > 0 {
+            let spare = self.spare();
+            let count = spare.len().min(bytes.len());
+            spare[..count].copy_from_slice(&bytes[..count]);
+            self.advance(count);
+            copied += count;
+            bytes = &bytes[count..];
+        }
+        copied
+    }
+
+    /// Forgets what has landed, to begin again.
+    pub fn restart(&mut self) {
+        self.filled = 0;
+        self.progress.store(0, Ordering::Relaxed);
+    }
+
+    /// Takes the pages out, for an owner that outlives this read: the kernel. Until they are put back the
+    /// landing is without pages.
+    pub fn take_pages(&mut self) -> Vec<Page<Filling>> {
+        std::mem::take(&mut self.pages)
+    }
+
+    /// Puts the pages back; payload starts `lead` bytes into the first one.
+    pub fn put_pages(&mut self, pages: Vec<Page<Filling>>, lead: usize) {
+        debug_assert!(pages.len() * self.page_bytes >= lead + self.len);
+        self.pages = pages;
+        self.lead = lead;
+    }
+
+    /// Bytes in a page.
+    pub fn page_bytes(&self) -> usize {
+        self.page_bytes
+    }
+
+    /// Pages held.
+    pub fn page_count(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// All bytes are here. `None` if some are not, or the pages were not put back: they are freed then.
+    pub fn landed(self) -> Option<Landed> {
+        if self.remaining() > 0 || self.pages.len() * self.page_bytes < self.lead + self.len {
+            return None;
+        }
+        let pages = self.pages.into_iter().map(Page::ready).collect();
+        let inner = LandedInner {
+            pages,
+            page_bytes: self.page_bytes,
+            lead: self.lead,
+            len: self.len,
+            holds: AtomicUsize::new(0),
+        };
+        Some(Landed(Arc::new(inner)))
+    }
+
+    fn spare_in(&self, skip: usize) -> Option<(usize, usize, usize)> {
+        let at = self.lead + self.filled + skip;
+        let end = self.lead + self.len;
+        if at >= end || self.page_bytes == 0 {
+            return None;
+        }
+        let (page, from) = (at / self.page_bytes, at % self.page_bytes);
+        Some((page, from, (from + end - at).min(self.page_bytes)))
+    }
+}
+
+/// Bytes that have landed and will not change. Clones share the pages; the last one dropped frees them.
+#[derive(Clone, Debug)]
+pub struct Landed(Arc<LandedInner>);
+
+#[derive(Debug)]
+struct LandedInner {
+    pages: Vec<Page<Ready>>,
+    page_bytes: usize,
+    lead: usize,
+    len: usize,
+    holds: AtomicUsize,
+}
+
+impl Landed {
+    /// Bytes here.
+    #[expect(clippy::len_without_is_empty, reason = "an empty landing is never made")]
+    pub fn len(&self) -> usize {
+        self.0.len
+    }
+
+    /// Pages held.
+    pub fn page_count(&self) -> usize {
+        self.0.pages.len()
+    }
+
+    /// The bytes `at..at + len` as slices, one per page they touch.
+    ///
+    /// # Panics
+    /// Never for ranges inside `len()`; beyond it the iterator ends early.
+    pub fn slices(&self, at: usize, len: usize) -> impl Iterator<Item = &[u8]> {
+        let inner = &*self.0;
+        let end = (at + len).min(inner.len) + inner.lead;
+        let mut at = at + inner.lead;
+        std::iter::from_fn(move || {
+            if at >= end {
+                return None;
+            }
+            let (page, from) = (at / inner.page_bytes, at % inner.page_bytes);
+            let to = (from + end - at).min(inner.page_bytes);
+            at += to - from;
+            Some(&inner.pages[page][from..to])
+        })
+    }
+
+    /// Holds the pages for a copy in flight.
+    pub fn hold(&self) -> CopyHold {
+        if self.0.holds.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.0.pages.iter().for_each(Page::begin_copy);
+        }
+        CopyHold(self.clone())
+    }
+}
+
+/// Keeps pages until a copy out of them is complete, whatever else is dropped meanwhile.
+#[derive(Debug)]
+pub struct CopyHold(Landed);
+
+impl CopyHold {
+    /// What is held.
+    pub fn landed(&self) -> &Landed {
+        &self.0
+    }
+}
+
+impl Drop for CopyHold {
+    fn drop(&mut self) {
+        let inner = &*self.0.0;
+        if inner.holds.fetch_sub(1, Ordering::AcqRel) == 1 {
+            inner.pages.iter().for_each(Page::end_copy);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Slab;
+
+    fn slab() -> Slab {
+        Slab::new(4 * 4096, 4096).unwrap()
+    }
+
+    #[test]
+    fn fills_across_pages_and_reads_back() {
+        let slab = slab();
+        let mut landing = Landing::new(slab.take(3).unwrap(), 10_000);
+        let bytes: Vec<u8> = (0..10_000u32).map(|i| (i % 251) as u8).collect();
+        assert_eq!(landing.push(&bytes[..5000]), 5000);
+        let mut slices = [const { None }; 4];
+        assert_eq!(landing.spare_vectored(&mut slices), 2);
+        let mut rest = &bytes[5000..];
+        for slice in slices.iter_mut().flatten() {
+            let count = slice.len();
+            slice.copy_from_slice(&rest[..count]);
+            rest = &rest[count..];
+        }
+        assert!(rest.is_empty());
+        landing.advance(5000);
+        assert_eq!(landing.progress().load(Ordering::Relaxed), 10_000);
+        let landed = landing.landed().unwrap();
+        assert_eq!(landed.slices(0, 10_000).collect::<Vec<_>>().concat(), bytes);
+        assert_eq!(landed.slices(4000, 200).map(<[u8]>::len).collect::<Vec<_>>(), [96, 104]);
+        assert_eq!(slab.usage().ready, 3);
+    }
+
+    #[test]
+    fn an_unfinished_landing_frees_its_pages() {
+        let slab = slab();
+        let mut landing = Landing::new(slab.take(1).unwrap(), 100);
+        landing.push(&[1; 99]);
+        assert!(landing.landed().is_none());
+        assert_eq!(slab.usage().free, 4);
+    }
+
+    #[test]
+    fn a_hold_outlives_the_landed_bytes() {
+        let slab = slab();
+        let mut landing = Landing::new(slab.take(1).unwrap(), 3);
+        landing.push(b"abc");
+        let landed = landing.landed().unwrap();
+        let (first, second) = (landed.hold(), landed.hold());
+        drop(landed);
+        drop(first);
+        assert_eq!((slab.usage().free, slab.usage().copying), (3, 1));
+        assert_eq!(second.landed().slices(0, 3).next().unwrap(), b"abc");
+        drop(second);
+        let usage = slab.usage();
+        assert_eq!((usage.free, usage.ready, usage.copying), (4, 0, 0));
+    }
+
+    #[test]
+    fn lead_shifts_the_payload() {
+        let slab = slab();
+        let mut landing = Landing::new(slab.take(2).unwrap(), 4096);
+        let mut pages = landing.take_pages();
+        pages[0][4000..].fill(1);
+        pages[1][..4000].fill(2);
+        landing.put_pages(pages, 4000);
+        landing.advance(4096);
+        let landed = landing.landed().unwrap();
+        let all = landed.slices(0, 4096).collect::<Vec<_>>().concat();
+        assert_eq!(all.iter().filter(|b| **b == 1).count(), 96);
+        assert_eq!(all.iter().filter(|b| **b == 2).count(), 4000);
+    }
+}

@@ -1,0 +1,221 @@
+//! The slab: all pages there are, and who waits for one.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::page::{Filling, Page};
+use crate::error::{Error, Kind, Result};
+use crate::sys::map::{Chunk, Map};
+
+/// All pinned host memory of a loader: pages of one size, a hard bound.
+///
+/// Clones name the same slab.
+#[derive(Clone)]
+pub struct Slab(Arc<SlabInner>);
+
+/// How many pages are in which state, at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlabUse {
+    /// Pages nobody holds.
+    pub free: usize,
+    /// Pages that a read writes to.
+    pub filling: usize,
+    /// Pages whose bytes have landed, copies in flight included.
+    pub ready: usize,
+    /// Pages that a copy in flight reads from.
+    pub copying: usize,
+    /// The most pages that were ever taken at once.
+    pub high_water: usize,
+    /// Pages there are.
+    pub total: usize,
+}
+
+pub(super) struct SlabInner {
+    page_bytes: usize,
+    total: usize,
+    address: usize,
+    bytes: usize,
+    free: Mutex<Free>,
+    returned: Condvar,
+    pub(super) ready: AtomicUsize,
+    pub(super) copying: AtomicUsize,
+}
+
+struct Free {
+    chunks: Vec<Chunk>,
+    high_water: usize,
+    /// Called after a page came back, without the lock held.
+    watcher: Option<Arc<dyn Fn() + Send + Sync>>,
+}
+
+impl Slab {
+    /// Maps `bytes` (rounded down to whole pages, at least one) as pages of `page_bytes`.
+    ///
+    /// # Errors
+    /// `Config` when `page_bytes` is not a power of two of at least 4 KiB; `Io` when the memory is not to be had.
+    pub fn new(bytes: usize, page_bytes: usize) -> Result<Self> {
+        if !page_bytes.is_power_of_two() || page_bytes < 4096 {
+            return Err(Error::new(Kind::Config, format!("page size of {page_bytes} bytes"))
+                .advice("take a power of two of at least 4096"));
+        }
+        let total = (bytes / page_bytes).max(1);
+        let map = Map::new(total * page_bytes)?;
+        let (address, mapped_bytes) = (map.address(), map.bytes());
+        let mut chunks = map.into_chunks(page_bytes);
+        chunks.truncate(total);
+        // Last in, first out: the lowest addresses, touched most recently, go out first.
+        chunks.reverse();
+        Ok(Slab(Arc::new(SlabInner {
+            page_bytes,
+            total,
+            address,
+            bytes: mapped_bytes,
+            free: Mutex::new(Free { chunks, high_water: 0, watcher: None }),
+            returned: Condvar::new(),
+            ready: AtomicUsize::new(0),
+            copying: AtomicUsize::new(0),
+        })))
+    }
+
+    /// Takes `count` pages, or none when fewer are free.
+    pub fn take(&self, count: usize) -> Option<Vec<Page<Filling>>> {
+        let mut free = self.0.lock();
+        self.0.split_off(&mut free, count).map(|chunks| self.wrap(chunks))
+    }
+
+    /// Takes `count` pages, waiting up to `patience` for them.
+    ///
+    /// # Errors
+    /// `Config` when the slab has fewer pages in all; `Stalled` when they did not come free in time.
+    pub fn take_within(&self, count: usize, patience: Duration) -> Result<Vec<Page<Filling>>> {
+        if count > self.0.total {
+            return Err(Error::new(Kind::Config, format!("{count} pages wanted of a slab of {}", self.0.total))
+                .advice("raise host_memory"));
+        }
+        let deadline = Instant::now() + patience;
+        let mut free = self.0.lock();
+        loop {
+            if let Some(chunks) = self.0.split_off(&mut free, count) {
+                drop(free);
+                return Ok(self.wrap(chunks));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let here = free.chunks.len();
+                return Err(Error::new(
+                    Kind::Stalled,
+                    format!("waited {patience:?} for {count} pages, {here} of {} are free", self.0.total),
+                )
+                .advice("something holds batches or reads for too long"));
+            }
+            free = self.0.returned.wait_timeout(free, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Bytes in a page.
+    pub fn page_bytes(&self) -> usize {
+        self.0.page_bytes
+    }
+
+    /// Pages there are.
+    pub fn pages(&self) -> usize {
+        self.0.total
+    }
+
+    /// How many pages are in which state now.
+    pub fn usage(&self) -> SlabUse {
+        let (free, high_water) = {
+            let free = self.0.lock();
+            (free.chunks.len(), free.high_water)
+        };
+        let ready = self.0.ready.load(Ordering::Relaxed);
+        SlabUse {
+            free,
+            filling: (self.0.total - free).saturating_sub(ready),
+            ready,
+            copying: self.0.copying.load(Ordering::Relaxed),
+            high_water,
+            total: self.0.total,
+        }
+    }
+
+    /// Has `watcher` called each time a page comes back, on the thread that returned it.
+    pub fn watch(&self, watcher: impl Fn() + Send + Sync + 'static) {
+        self.0.lock().watcher = Some(Arc::new(watcher));
+    }
+
+    /// Address and length in bytes of the mapping, for registration with a driver.
+    pub(crate) fn mapping(&self) -> (usize, usize) {
+        (self.0.address, self.0.bytes)
+    }
+
+    fn wrap(&self, chunks: Vec<Chunk>) -> Vec<Page<Filling>> {
+        chunks.into_iter().map(|chunk| Page::new(chunk, Arc::clone(&self.0))).collect()
+    }
+}
+
+impl SlabInner {
+    fn lock(&self) -> MutexGuard<'_, Free> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn split_off(&self, free: &mut Free, count: usize) -> Option<Vec<Chunk>> {
+        let rest = free.chunks.len().checked_sub(count)?;
+        let mut chunks = free.chunks.split_off(rest);
+        chunks.reverse();
+        free.high_water = free.high_water.max(self.total - rest);
+        Some(chunks)
+    }
+
+    pub(super) fn put_back(&self, chunk: Chunk) {
+        let watcher = {
+            let mut free = self.lock();
+            free.chunks.push(chunk);
+            free.watcher.clone()
+        };
+        self.returned.notify_all();
+        if let Some(watcher) = watcher {
+            watcher();
+        }
+    }
+}
+
+impl fmt::Debug for Slab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slab").field("page_bytes", &self.0.page_bytes).field("usage", &self.usage()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_gives_more_than_it_has() {
+        let slab = Slab::new(4 * 65_536, 65_536).unwrap();
+        let three = slab.take(3).unwrap();
+        assert!(slab.take(2).is_none());
+        let one = slab.take(1).unwrap();
+        assert_eq!(slab.usage().high_water, 4);
+        drop((three, one));
+        let usage = slab.usage();
+        assert_eq!((usage.free, usage.filling, usage.high_water), (4, 0, 4));
+    }
+
+    #[test]
+    fn waiting_ends_with_the_page_or_with_a_diagnosis() {
+        let slab = Slab::new(65_536, 65_536).unwrap();
+        let page = slab.take(1).unwrap();
+        let error = slab.take_within(1, Duration::from_millis(20)).unwrap_err();
+        assert_eq!(error.kind(), Kind::Stalled);
+        assert_eq!(slab.take_within(2, Duration::ZERO).unwrap_err().kind(), Kind::Config);
+        let waiter = std::thread::spawn({
+            let slab = slab.clone();
+            move || slab.take_within(1, Duration::from_secs(10)).map(|pages| pages.len())
+        });
+        drop(page);
+        assert_eq!(waiter.join().unwrap().unwrap(), 1);
+    }
+}

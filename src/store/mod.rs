@@ -1,0 +1,131 @@
+//! A byte range of an object lands in pages.
+//!
+//! *Takes* a key, a range and a [`Landing`]. *Gives* the landing filled, and what it cost. *Owns* its connections,
+//! descriptors and rings. *Bounded* by what the caller has in flight; idle connections by a cap. *Fails* with a kind,
+//! and says whether asking again may help; what had landed before stays in the landing.
+
+mod memory;
+
+use std::fmt;
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use memory::MemoryStore;
+
+use crate::dataset::Version;
+use crate::error::{Error, Kind, Result};
+use crate::memory::Landing;
+
+/// A future that a store returns. It may be dropped at any moment: pages the kernel still writes to are not freed by that.
+pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+
+/// Objects by key, read in ranges.
+pub trait Store: fmt::Debug + Send + Sync {
+    /// Root of the store as a URL, without credentials or query.
+    fn root(&self) -> &str;
+
+    /// What this store likes to be asked for.
+    fn appetite(&self) -> Appetite;
+
+    /// Size and version of an object.
+    fn head<'a>(&'a self, key: &'a str) -> StoreFuture<'a, ObjectMeta>;
+
+    /// Fills `landing` from `landing.filled()` to its end with the object's bytes at `request.start + landing.filled()` onwards.
+    ///
+    /// # Errors
+    /// `NotFound`; `Corrupt` when size or version are not those expected, or the range passes the object's end;
+    /// others by their kind, transient where asking again may help. Bytes that landed before the error stay counted.
+    fn read<'a>(&'a self, request: &'a ReadRequest, landing: &'a mut Landing) -> StoreFuture<'a, Arrival>;
+
+    /// Objects whose keys start with `prefix`, sorted by key.
+    fn list<'a>(&'a self, prefix: &'a str) -> StoreFuture<'a, Vec<ObjectEntry>> {
+        let _ = prefix;
+        let error = Error::new(Kind::Unsupported, format!("{} cannot list objects", self.root()))
+            .advice("name the shards with braces, as in train-{0000..0255}.tar");
+        Box::pin(std::future::ready(Err(error)))
+    }
+
+    /// Opens `connections` ahead of the first read; does nothing where there are none.
+    fn warm(&self, connections: usize) -> StoreFuture<'_, ()> {
+        let _ = connections;
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// The same store for one more reactor thread, with connections of its own.
+    fn per_reactor(self: Arc<Self>) -> Arc<dyn Store>;
+}
+
+/// What a store likes to be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appetite {
+    /// Bytes per request when there is enough to read.
+    pub request_bytes: usize,
+    /// Requests in flight that it takes to be fast; a seed, not a cap.
+    pub requests: usize,
+    /// Gap in bytes that is cheaper to read over than to ask around.
+    pub gap_bytes: usize,
+    /// Reads are widened to multiples of this many bytes (1 where they are not): what pages must have room for.
+    pub alignment: usize,
+}
+
+/// One range wanted.
+#[derive(Clone, Debug)]
+pub struct ReadRequest {
+    /// Object.
+    pub key: Arc<str>,
+    /// Position in the object of the landing's first byte.
+    pub start: u64,
+    /// Size that the object must have, where known.
+    pub size: Option<u64>,
+    /// Version that the object must have, where known.
+    pub version: Option<Version>,
+}
+
+/// What a read brought, beside the bytes.
+#[derive(Clone, Debug, Default)]
+pub struct Arrival {
+    /// Version of the object that the bytes came from, where the store tells.
+    pub version: Option<Version>,
+    /// Bytes that user space copied on the way.
+    pub copied: u64,
+    /// From asking to the first byte.
+    pub first_byte: Duration,
+    /// Whether a connection had to be opened.
+    pub opened: bool,
+}
+
+/// Size and version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Bytes.
+    pub size: u64,
+    /// Version, where the store tells.
+    pub version: Option<Version>,
+}
+
+/// An object found by listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectEntry {
+    /// Key, to be passed to `read`.
+    pub key: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// The error for a range that passes an object's end.
+pub(crate) fn past_end(root: &str, key: &str, range: &Range<u64>, size: u64) -> Error {
+    Error::new(
+        Kind::Corrupt,
+        format!("{root}{key}: bytes {}..{} wanted, the object has {size}", range.start, range.end),
+    )
+    .advice("it was truncated, or the index belongs to another version of it: upload it again, or run `farfeed index`")
+}
+
+/// The error for an object that is not the one expected.
+pub(crate) fn changed(root: &str, key: &str, expected: &dyn fmt::Display, found: &dyn fmt::Display) -> Error {
+    Error::new(Kind::Corrupt, format!("{root}{key}: the object changed: expected {expected}, found {found}"))
+        .advice("restore the object, or run `farfeed index` and start the epoch again")
+}

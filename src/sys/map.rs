@@ -1,0 +1,169 @@
+//! Anonymous memory in huge pages, cut into chunks that each have one owner.
+
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+use crate::error::{Error, Kind, Result};
+
+/// Size and alignment of a transparent huge page on x86-64 and on arm64 with 4 KiB base pages.
+pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// An anonymous private mapping, aligned to [`HUGE_PAGE_BYTES`], zeroed and resident, kept out of forked children.
+pub(crate) struct Map {
+    start: NonNull<u8>,
+    bytes: usize,
+    mapped_start: NonNull<u8>,
+    mapped_bytes: usize,
+}
+
+// SAFETY: a `Map` only hands out its address; access goes through `Chunk`s, which never overlap.
+unsafe impl Send for Map {}
+// SAFETY: as above: no method reads or writes the memory.
+unsafe impl Sync for Map {}
+
+impl Map {
+    /// Maps `bytes`, rounded up to whole huge pages, and touches all of it so that no page fault is left for later.
+    pub(crate) fn new(bytes: usize) -> Result<Self> {
+        let bytes = bytes.max(1).next_multiple_of(HUGE_PAGE_BYTES);
+        let mapped_bytes = bytes + HUGE_PAGE_BYTES;
+        // SAFETY: an anonymous mapping at an address the kernel chooses replaces nothing that exists.
+        let mapped = unsafe {
+            mmap_anonymous(std::ptr::null_mut(), mapped_bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
+        }
+        .map_err(|errno| {
+            Error::new(Kind::Io, format!("mapping {bytes} bytes of host memory"))
+                .source(errno)
+                .advice("lower host_memory, or raise the memory limit of this process")
+        })?;
+        let mapped_start =
+            NonNull::new(mapped.cast::<u8>()).ok_or_else(|| Error::new(Kind::Io, "mmap returned null"))?;
+        let skip = mapped_start.align_offset(HUGE_PAGE_BYTES);
+        // SAFETY: `skip` < HUGE_PAGE_BYTES, and the mapping is that much longer than `bytes`.
+        let start = unsafe { mapped_start.add(skip) };
+        let map = Map { start, bytes, mapped_start, mapped_bytes };
+        // Both are advice: a kernel without them costs speed (4 KiB pages) or a fork's memory, not correctness.
+        // SAFETY: the range lies inside the mapping made above.
+        unsafe {
+            let _ = madvise(map.start.as_ptr().cast(), bytes, Advice::LinuxHugepage);
+            let _ = madvise(map.start.as_ptr().cast(), bytes, Advice::LinuxDontFork);
+        }
+        map.touch();
+        Ok(map)
+    }
+
+    /// Writes one byte per base page from a few threads: first touch is what makes memory resident.
+    fn touch(&self) {
+        const BASE_PAGE_BYTES: usize = 4096;
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
+        let span = (self.bytes / threads).next_multiple_of(HUGE_PAGE_BYTES).max(HUGE_PAGE_BYTES);
+        std::thread::scope(|scope| {
+            for from in (0..self.bytes).step_by(span) {
+                let to = (from + span).min(self.bytes);
+                scope.spawn(move || {
+                    for offset in (from..to).step_by(BASE_PAGE_BYTES) {
+                        // SAFETY: `offset` < `bytes`; nobody else knows this mapping yet, and threads have disjoint spans.
+                        unsafe { self.start.as_ptr().add(offset).write_volatile(0) };
+                    }
+                });
+            }
+        });
+    }
+
+    /// Cuts the mapping into chunks of `chunk_bytes`; together they own it. A remainder at the end stays unused.
+    pub(crate) fn into_chunks(self, chunk_bytes: usize) -> Vec<Chunk> {
+        let map = Arc::new(self);
+        (0..map.bytes / chunk_bytes)
+            .map(|index| {
+                // SAFETY: (index + 1) * chunk_bytes <= map.bytes, so the chunk lies inside the mapping.
+                let start = unsafe { map.start.add(index * chunk_bytes) };
+                Chunk { start, bytes: chunk_bytes, map: Arc::clone(&map) }
+            })
+            .collect()
+    }
+
+    /// Address of the first byte, for registration with a driver or a ring.
+    pub(crate) fn address(&self) -> usize {
+        self.start.as_ptr() as usize
+    }
+
+    /// Bytes that chunks may be cut from.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `new`, and every chunk holds an `Arc` of it, so none is left.
+        // A failure can only mean that the range is not mapped, which leaks nothing.
+        let _ = unsafe { munmap(self.mapped_start.as_ptr().cast(), self.mapped_bytes) };
+    }
+}
+
+/// A piece of a [`Map`] with exactly one owner: whoever has the chunk may write it, and nobody else may look.
+pub(crate) struct Chunk {
+    start: NonNull<u8>,
+    bytes: usize,
+    map: Arc<Map>,
+}
+
+// SAFETY: a chunk owns its range exclusively (chunks of a map never overlap), so it may move between threads.
+unsafe impl Send for Chunk {}
+// SAFETY: `&Chunk` allows reading only.
+unsafe impl Sync for Chunk {}
+
+impl Chunk {
+    /// The mapping this chunk was cut from.
+    pub(crate) fn map(&self) -> &Map {
+        &self.map
+    }
+}
+
+impl Deref for Chunk {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the range is mapped, initialised (zeroed by the kernel), and writable only through `&mut self`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.bytes) }
+    }
+}
+
+impl DerefMut for Chunk {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `&mut self` is the only access to the range.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.bytes) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_aligned_zeroed_and_disjoint() {
+        let map = Map::new(HUGE_PAGE_BYTES + 1).unwrap();
+        assert_eq!(map.bytes(), 2 * HUGE_PAGE_BYTES);
+        assert_eq!(map.address() % HUGE_PAGE_BYTES, 0);
+        let mut chunks = map.into_chunks(HUGE_PAGE_BYTES / 2);
+        assert_eq!(chunks.len(), 4);
+        for (index, chunk) in chunks.iter_mut().enumerate() {
+            assert!(chunk.iter().all(|byte| *byte == 0));
+            chunk.fill(index as u8 + 1);
+        }
+        for (index, chunk) in chunks.iter().enumerate() {
+            assert!(chunk.iter().all(|byte| *byte == index as u8 + 1));
+        }
+    }
+
+    #[test]
+    fn a_chunk_outlives_its_siblings() {
+        let mut chunks = Map::new(1).unwrap().into_chunks(HUGE_PAGE_BYTES / 2);
+        let mut last = chunks.pop().unwrap();
+        drop(chunks);
+        last.fill(7);
+        assert_eq!(last[last.len() - 1], 7);
+    }
+}

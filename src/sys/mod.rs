@@ -1,0 +1,7 @@
+//! The only room that may say `unsafe`: memory maps, io_uring, socket options, CUDA driver calls.
+//!
+//! *Takes* sizes, descriptors and owned buffers; *gives* safe types over them. *Owns* mappings, rings and
+//! registrations. *Bounded* by what the caller asks for, once. *Fails* with the errno's meaning and what to do.
+#![allow(unsafe_code, reason = "this is the room for it; every block carries its argument")]
+
+pub(crate) mod map;

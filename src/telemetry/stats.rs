@@ -1,0 +1,271 @@
+//! Counters that every stage adds to, and the sentence they amount to.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::trace::Trace;
+
+/// A step that payload passes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Requests in flight: busy from asking to the last byte, waiting until the first one.
+    Fetch,
+    /// Checking digests and parsing small fields on the host.
+    Decode,
+    /// Assembling batches on the device; waiting for a free slot.
+    Copy,
+    /// The consumer: busy between batches, waiting when it asked and there was none (stall).
+    Consumer,
+}
+
+const STAGES: [Stage; 4] = [Stage::Fetch, Stage::Decode, Stage::Copy, Stage::Consumer];
+
+/// Something counted once per event, or in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "names say it")]
+pub enum Counter {
+    Requests,
+    Retries,
+    ConnectionsOpened,
+    BytesCopiedByUserSpace,
+    Batches,
+    Samples,
+    /// Nanoseconds in which reads waited for free pages.
+    PageWaitNs,
+    /// Nanoseconds in which reads waited because enough were in flight.
+    LinkWaitNs,
+}
+
+const COUNTERS: usize = 8;
+
+/// Counters shared by all threads of a loader.
+#[derive(Debug)]
+pub struct Telemetry {
+    started: Instant,
+    stages: [StageCells; STAGES.len()],
+    counters: [AtomicU64; COUNTERS],
+    trace: Trace,
+}
+
+#[derive(Debug, Default)]
+struct StageCells {
+    bytes: AtomicU64,
+    busy_ns: AtomicU64,
+    wait_ns: AtomicU64,
+}
+
+impl Telemetry {
+    /// Everything zero; the trace keeps up to `trace_spans` spans, none if 0.
+    pub fn new(trace_spans: usize) -> Self {
+        let started = Instant::now();
+        Telemetry {
+            started,
+            stages: Default::default(),
+            counters: Default::default(),
+            trace: Trace::new(started, trace_spans),
+        }
+    }
+
+    /// Adds bytes and times to a stage.
+    pub fn stage(&self, stage: Stage, bytes: u64, busy: Duration, wait: Duration) {
+        let cells = &self.stages[stage as usize];
+        cells.bytes.fetch_add(bytes, Ordering::Relaxed);
+        cells.busy_ns.fetch_add(busy.as_nanos() as u64, Ordering::Relaxed);
+        cells.wait_ns.fetch_add(wait.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Adds to a counter.
+    pub fn count(&self, counter: Counter, by: u64) {
+        self.counters[counter as usize].fetch_add(by, Ordering::Relaxed);
+    }
+
+    /// A counter's value.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        self.counters[counter as usize].load(Ordering::Relaxed)
+    }
+
+    /// Spans for a picture of the run.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// The numbers so far.
+    pub fn stats(&self) -> Stats {
+        let stage = |stage: Stage| {
+            let cells = &self.stages[stage as usize];
+            StageStats {
+                bytes: cells.bytes.load(Ordering::Relaxed),
+                busy_s: seconds(&cells.busy_ns),
+                wait_s: seconds(&cells.wait_ns),
+            }
+        };
+        let bytes = self.stages[Stage::Fetch as usize].bytes.load(Ordering::Relaxed);
+        let mut stats = Stats {
+            seconds: self.started.elapsed().as_secs_f64(),
+            fetch: stage(Stage::Fetch),
+            decode: stage(Stage::Decode),
+            copy: stage(Stage::Copy),
+            consumer: stage(Stage::Consumer),
+            requests: self.counter(Counter::Requests),
+            retries: self.counter(Counter::Retries),
+            connections_opened: self.counter(Counter::ConnectionsOpened),
+            batches: self.counter(Counter::Batches),
+            samples: self.counter(Counter::Samples),
+            page_wait_s: seconds(&self.counters[Counter::PageWaitNs as usize]),
+            link_wait_s: seconds(&self.counters[Counter::LinkWaitNs as usize]),
+            copies_per_byte: self.counter(Counter::BytesCopiedByUserSpace) as f64 / bytes.max(1) as f64,
+            stall_share: 0.0,
+            limit: Limit::Consumer,
+        };
+        let consumer_s = stats.consumer.busy_s + stats.consumer.wait_s;
+        stats.stall_share = if consumer_s > 0.0 { stats.consumer.wait_s / consumer_s } else { 0.0 };
+        stats.limit = stats.attribute();
+        stats
+    }
+}
+
+/// A stage's totals.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct StageStats {
+    /// Bytes that passed.
+    pub bytes: u64,
+    /// Seconds at work, summed over threads and requests.
+    pub busy_s: f64,
+    /// Seconds of waiting, summed likewise.
+    pub wait_s: f64,
+}
+
+/// What bounded the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    /// The consumer hardly waited: compute is the limit, as it should be.
+    Consumer,
+    /// The link or the store: as much was in flight as was allowed, and the consumer waited.
+    Link,
+    /// Host memory: reads waited for pages while the consumer waited for batches.
+    HostMemory,
+    /// Copies to the device.
+    Copy,
+    /// Digests and parsing on the host.
+    Decode,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Limit::Consumer => "the consumer",
+            Limit::Link => "the link",
+            Limit::HostMemory => "host memory",
+            Limit::Copy => "the copy to the device",
+            Limit::Decode => "decoding on the host",
+        })
+    }
+}
+
+/// The numbers of a run so far. Times in seconds, sizes in bytes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Stats {
+    /// Since the loader was built.
+    pub seconds: f64,
+    /// Requests.
+    pub fetch: StageStats,
+    /// Digests and small fields.
+    pub decode: StageStats,
+    /// Assembling batches.
+    pub copy: StageStats,
+    /// The consumer; its `wait_s` is the stall.
+    pub consumer: StageStats,
+    /// Requests sent.
+    pub requests: u64,
+    /// Requests sent again.
+    pub retries: u64,
+    /// Connections opened.
+    pub connections_opened: u64,
+    /// Batches delivered.
+    pub batches: u64,
+    /// Samples delivered.
+    pub samples: u64,
+    /// Seconds in which a read was due and no page was free.
+    pub page_wait_s: f64,
+    /// Seconds in which a read was due and enough were in flight.
+    pub link_wait_s: f64,
+    /// Copies in user space per payload byte, the device's own copy apart.
+    pub copies_per_byte: f64,
+    /// Share of the consumer's time that it waited, 0 to 1.
+    pub stall_share: f64,
+    /// What bounded the run.
+    pub limit: Limit,
+}
+
+impl Stats {
+    /// Below one per cent of stall nothing but the consumer is the limit. Above, the stage that was saturated while the
+    /// consumer waited: serial stages by their busy time, then pages, and else the link.
+    fn attribute(&self) -> Limit {
+        if self.stall_share < 0.01 {
+            return Limit::Consumer;
+        }
+        let busy = self.seconds.max(1e-9);
+        if self.copy.busy_s > 0.8 * busy {
+            Limit::Copy
+        } else if self.decode.busy_s > 0.8 * busy {
+            Limit::Decode
+        } else if self.page_wait_s > self.link_wait_s && self.page_wait_s > 0.5 * self.consumer.wait_s {
+            Limit::HostMemory
+        } else {
+            Limit::Link
+        }
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let goodput = self.fetch.bytes as f64 / 1e6 / self.seconds.max(1e-9);
+        write!(
+            f,
+            "bound by: {} (consumer waited {:.1} % of the time); {} batches, {} samples, {:.1} MB at {goodput:.1} MB/s, {} requests, {} retries",
+            self.limit,
+            100.0 * self.stall_share,
+            self.batches,
+            self.samples,
+            self.fetch.bytes as f64 / 1e6,
+            self.requests,
+            self.retries,
+        )
+    }
+}
+
+fn seconds(ns: &AtomicU64) -> f64 {
+    ns.load(Ordering::Relaxed) as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(stall: Duration, page_wait: Duration, link_wait: Duration) -> Stats {
+        let telemetry = Telemetry::new(0);
+        telemetry.stage(Stage::Consumer, 0, Duration::from_secs(9), stall);
+        telemetry.count(Counter::PageWaitNs, page_wait.as_nanos() as u64);
+        telemetry.count(Counter::LinkWaitNs, link_wait.as_nanos() as u64);
+        telemetry.stats()
+    }
+
+    #[test]
+    fn names_the_limit() {
+        let (none, one, two) = (Duration::ZERO, Duration::from_secs(1), Duration::from_secs(2));
+        assert_eq!(run(none, two, none).limit, Limit::Consumer);
+        assert_eq!(run(one, none, two).limit, Limit::Link);
+        assert_eq!(run(one, two, none).limit, Limit::HostMemory);
+        assert!((run(one, none, none).stall_share - 0.1).abs() < 1e-9);
+    }
+
+    #[test]
+    fn reads_as_a_sentence() {
+        let text = run(Duration::from_secs(1), Duration::ZERO, Duration::ZERO).to_string();
+        assert!(text.starts_with("bound by: the link (consumer waited 10.0 % of the time)"), "{text}");
+    }
+}
