@@ -5,6 +5,7 @@ pub mod dataset;
 pub mod device;
 pub mod error;
 pub mod memory;
+pub mod order;
 pub mod store;
 mod sys;
 pub mod telemetry;
