@@ -4,8 +4,10 @@
 pub mod dataset;
 pub mod device;
 pub mod error;
+pub mod fetch;
 pub mod memory;
 pub mod order;
+pub mod schedule;
 pub mod store;
 mod sys;
 pub mod telemetry;

@@ -7,6 +7,8 @@
 
 mod reactor;
 mod retry;
+mod stream;
 
 pub use reactor::{Completion, Fetch, FetchRead, Source};
 pub use retry::RetryPolicy;
+pub use stream::{heads, list, stream};

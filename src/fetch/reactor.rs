@@ -67,7 +67,7 @@ struct Reactor {
 struct Shared {
     sources: Vec<Source>,
     /// By shard: the version that the first answer told.
-    versions: Vec<OnceLock<Version>>,
+    versions: Arc<[OnceLock<Version>]>,
     policy: RetryPolicy,
     telemetry: Arc<Telemetry>,
     completions: Sender<Completion>,
@@ -77,7 +77,7 @@ struct Shared {
 const PROGRESS_TICK: Duration = Duration::from_millis(250);
 
 impl Fetch {
-    /// Starts `threads` reactors. `in_flight_max` bounds what may be submitted and not yet completed; `completions` must
+    /// Starts `threads` reactors that open `warm` connections to each store ahead of the first read. `in_flight_max` bounds what may be submitted and not yet completed; `completions` must
     /// have room for that many.
     ///
     /// # Errors
@@ -87,15 +87,27 @@ impl Fetch {
         policy: RetryPolicy,
         threads: usize,
         in_flight_max: usize,
+        warm: usize,
         telemetry: Arc<Telemetry>,
         completions: Sender<Completion>,
     ) -> Result<Self> {
         let mut reactors = Vec::with_capacity(threads.max(1));
+        let versions: Arc<[OnceLock<Version>]> = sources.iter().map(|_| OnceLock::new()).collect();
         for number in 0..threads.max(1) {
             let sources = if number == 0 { sources.clone() } else { for_reactor(&sources) };
-            let versions = sources.iter().map(|_| OnceLock::new()).collect();
-            let shared = Shared { sources, versions, policy, telemetry: Arc::clone(&telemetry), completions: completions.clone() };
-            reactors.push(Reactor::start(number, Arc::new(shared), in_flight_max.max(1))?);
+            let shared = Shared {
+                sources,
+                versions: Arc::clone(&versions),
+                policy,
+                telemetry: Arc::clone(&telemetry),
+                completions: completions.clone(),
+            };
+            reactors.push(Reactor::start(
+                number,
+                Arc::new(shared),
+                in_flight_max.max(1),
+                warm.div_ceil(threads.max(1)),
+            )?);
         }
         Ok(Fetch { reactors, next: AtomicUsize::new(0) })
     }
@@ -136,7 +148,7 @@ impl fmt::Debug for Fetch {
 }
 
 /// The same sources with connections of their own; shards of one store go on sharing it.
-fn for_reactor(sources: &[Source]) -> Vec<Source> {
+pub(super) fn for_reactor(sources: &[Source]) -> Vec<Source> {
     let mut copies: Vec<(Arc<dyn Store>, Arc<dyn Store>)> = Vec::new();
     let mut copy_of = |store: &Arc<dyn Store>| {
         if let Some((_, copy)) = copies.iter().find(|(original, _)| Arc::ptr_eq(original, store)) {
@@ -150,7 +162,7 @@ fn for_reactor(sources: &[Source]) -> Vec<Source> {
 }
 
 impl Reactor {
-    fn start(number: usize, shared: Arc<Shared>, capacity: usize) -> Result<Self> {
+    fn start(number: usize, shared: Arc<Shared>, capacity: usize, warm: usize) -> Result<Self> {
         let (reads, mut incoming) = mpsc::channel::<FetchRead>(capacity);
         let (stop, mut stopped) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -159,6 +171,7 @@ impl Reactor {
             .map_err(|e| Error::new(Kind::Io, "starting a reactor").source(e))?;
         let run = move || {
             runtime.block_on(async {
+                shared.warm(warm);
                 loop {
                     tokio::select! {
                         biased;
@@ -184,7 +197,7 @@ impl Reactor {
 async fn carry_out(shared: Arc<Shared>, read: FetchRead) {
     let FetchRead { id, shard, start, mut landing } = read;
     let began = Instant::now();
-    let result = shared.until_landed(id, shard, start, &mut landing).await;
+    let result = shared.until_landed(shard, start, &mut landing).await;
     let bytes = landing.filled() as u64;
     shared.telemetry.trace().add(Lane::Fetch, began, Instant::now(), id, bytes);
     let result = result.and_then(|()| {
@@ -195,8 +208,21 @@ async fn carry_out(shared: Arc<Shared>, read: FetchRead) {
 }
 
 impl Shared {
-    async fn until_landed(&self, id: u64, shard: u32, start: u64, landing: &mut Landing) -> Result<()> {
-        let source = self.sources.get(shard as usize).ok_or_else(|| Error::new(Kind::Io, format!("no shard {shard}")))?;
+    /// Opens connections in the background. One that cannot be opened is no error yet: the read that needs it will say so.
+    fn warm(&self, connections: usize) {
+        let mut warmed: Vec<&Arc<dyn Store>> = Vec::new();
+        for source in self.sources.iter().filter(|_| connections > 0) {
+            if !warmed.iter().any(|store| Arc::ptr_eq(store, &source.store)) {
+                warmed.push(&source.store);
+                let store = Arc::clone(&source.store);
+                tokio::spawn(async move { drop(store.warm(connections).await) });
+            }
+        }
+    }
+
+    async fn until_landed(&self, shard: u32, start: u64, landing: &mut Landing) -> Result<()> {
+        let source =
+            self.sources.get(shard as usize).ok_or_else(|| Error::new(Kind::Io, format!("no shard {shard}")))?;
         let mut request = ReadRequest { key: Arc::clone(&source.key), start, size: source.size, version: None };
         let mut last_progress = Instant::now();
         let mut attempt = 0;
@@ -206,9 +232,7 @@ impl Shared {
             self.telemetry.count(Counter::Requests, 1);
             let outcome = self.attempt(source, &request, landing).await;
             let received = (landing.filled() - before) as u64;
-            let (wait, copied) = outcome.as_ref().map_or((Duration::ZERO, 0), |a| (a.first_byte, a.copied));
-            self.telemetry.stage(Stage::Fetch, received, asked.elapsed(), wait);
-            self.telemetry.count(Counter::BytesCopiedByUserSpace, copied);
+            self.account(&outcome, received, asked.elapsed());
             let error = match outcome {
                 Ok(arrival) => return self.pin_version(shard, &request, arrival),
                 Err(error) => error,
@@ -221,13 +245,24 @@ impl Shared {
             }
             if last_progress.elapsed() >= self.policy.patience {
                 let tried = last_progress.elapsed().as_secs();
-                return Err(error.within(format!("gave up on bytes {}.. after {tried} s without progress", start + landing.filled() as u64)));
+                return Err(error.within(format!(
+                    "gave up on bytes {}.. after {tried} s without progress",
+                    start + landing.filled() as u64
+                )));
             }
             self.telemetry.count(Counter::Retries, 1);
             let uniform = fastrand::f64();
             tokio::time::sleep(self.policy.pause(attempt, uniform)).await;
             attempt += 1;
-            let _ = id;
+        }
+    }
+
+    fn account(&self, outcome: &Result<Arrival>, received: u64, busy: Duration) {
+        let first_byte = outcome.as_ref().map_or(Duration::ZERO, |arrival| arrival.first_byte);
+        self.telemetry.stage(Stage::Fetch, received, busy, first_byte);
+        if let Ok(arrival) = outcome {
+            self.telemetry.count(Counter::BytesCopiedByUserSpace, arrival.copied);
+            self.telemetry.count(Counter::ConnectionsOpened, u64::from(arrival.opened));
         }
     }
 
@@ -262,9 +297,6 @@ impl Shared {
     /// The first answer's version is the one that all later ones must have.
     fn pin_version(&self, shard: u32, request: &ReadRequest, arrival: Arrival) -> Result<()> {
         let Some(found) = arrival.version.filter(|_| request.version.is_none()) else { return Ok(()) };
-        if arrival.opened {
-            self.telemetry.count(Counter::ConnectionsOpened, 1);
-        }
         let pinned = self.versions[shard as usize].get_or_init(|| found.clone());
         if *pinned == found {
             return Ok(());

@@ -52,7 +52,9 @@ impl Cover {
     /// Fields of pending samples that no read brings yet, as (index in block, field number).
     pub(super) fn uncovered(&self) -> impl Iterator<Item = (u32, usize)> + '_ {
         let samples = self.span.clone().zip(&self.pending).filter(|(_, pending)| **pending);
-        samples.flat_map(|(index, _)| (0..self.fields).map(move |field| (index, field))).filter(|(i, f)| !self.covers(*i, *f))
+        samples
+            .flat_map(|(index, _)| (0..self.fields).map(move |field| (index, field)))
+            .filter(|(i, f)| !self.covers(*i, *f))
     }
 
     pub(super) fn covers(&self, index: u32, field: usize) -> bool {

@@ -62,7 +62,14 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
         let page_mib = |pages: usize| mib(pages as u64 * self.page_bytes as u64);
-        writeln!(f, "dataset      {}: {} samples in {} shards, {}", self.dataset, self.samples, self.shards, mib(self.dataset_bytes))?;
+        writeln!(
+            f,
+            "dataset      {}: {} samples in {} shards, {}",
+            self.dataset,
+            self.samples,
+            self.shards,
+            mib(self.dataset_bytes)
+        )?;
         writeln!(
             f,
             "batches      {} per epoch of {} samples, rank {} of {}",

@@ -12,7 +12,7 @@ use super::Shape;
 use super::cover::Cover;
 use crate::dataset::{Dataset, Extent, FieldId, SampleId};
 use crate::error::{Error, Kind, Result};
-use crate::order::{EpochOrder, LaneCursor, Order, Partition};
+use crate::order::{LaneCursor, Order, Partition};
 
 /// What happens next.
 #[derive(Debug)]
@@ -99,7 +99,6 @@ pub struct Schedule {
 
 /// An epoch under way.
 struct EpochWalk {
-    order: EpochOrder,
     /// This rank's lanes, in ascending order.
     lanes: Vec<u32>,
     cursors: Vec<LaneCursor>,
@@ -184,14 +183,10 @@ impl Schedule {
 
     fn begin_epoch(&self) -> EpochWalk {
         let order = self.order.epoch(self.epoch);
-        let lanes: Vec<u32> =
-            (0..self.order.lanes()).filter(|lane| lane % self.partition.world_size == self.partition.rank).collect();
-        let position = self.batch * self.partition.global_batch();
-        let stride = u64::from(self.order.lanes());
-        // Lane l holds positions l, l + stride, ...: those below `position` have been delivered.
-        let delivered = |lane: u32| (position.saturating_sub(u64::from(lane))).div_ceil(stride);
-        let cursors = lanes.iter().map(|lane| order.lane(*lane, delivered(*lane))).collect();
-        EpochWalk { order, lanes, cursors, covers: BTreeMap::new(), rests: VecDeque::new() }
+        let lanes: Vec<u32> = self.partition.lanes(order.order().lanes()).collect();
+        let position = self.partition.position(self.order.samples(), self.batch);
+        let cursors = lanes.iter().map(|lane| order.lane(*lane, self.order.lane_position(*lane, position))).collect();
+        EpochWalk { lanes, cursors, covers: BTreeMap::new(), rests: VecDeque::new() }
     }
 
     fn walk_batch(&mut self, walk: &mut EpochWalk) -> Result<()> {
@@ -212,14 +207,18 @@ impl Schedule {
         let count = self.partition.rows(self.order.samples(), self.batch);
         let mut rows = Vec::with_capacity(count as usize);
         for row in 0..count {
-            let position = self.partition.position(self.batch, row);
-            let lane_number = (position % u64::from(self.order.lanes())) as u32;
-            let lane = walk.lanes.binary_search(&lane_number).ok();
+            let place = self.partition.locate(self.order.lanes(), self.batch, row);
+            let lane = walk.lanes.binary_search(&place.lane).ok();
             let slot = lane.and_then(|lane| Some((lane, walk.cursors[lane].next()?)));
             let Some((lane, slot)) = slot else {
                 return Err(Error::new(
                     Kind::Topology,
-                    format!("no sample at position {position} of epoch {} for rank {}", self.epoch, self.partition.rank),
+                    format!(
+                        "rank {} has no row {row} in batch {} of epoch {}",
+                        self.partition.rank(),
+                        self.batch,
+                        self.epoch
+                    ),
                 ));
             };
             rows.push(Row { lane, block: slot.block, index: slot.index });
@@ -375,7 +374,6 @@ impl Schedule {
                 walk.covers.remove(&key);
             }
         }
-        debug_assert!(walk.order.lane_samples(walk.lanes[0]) > 0 || rows.is_empty());
         Ok(plan)
     }
 }
