@@ -15,7 +15,7 @@ mod tar;
 mod webdataset;
 
 pub use catalog::{Block, Dtype, Extent, FieldId, FieldLayout, SampleId, Shard, Version};
-pub use index::Index;
+pub use index::{Index, index_url};
 pub use members::{MemberPlace, ShardIndex, Skipped};
 pub use records::{RecordShard, RecordSpec};
 pub use samples::{BlockCut, Dataset};
