@@ -137,6 +137,13 @@ impl Samples {
         number.checked_sub(1).and_then(|before| self.rows.get(before))
     }
 
+    /// Gives back what growing took in advance.
+    pub(super) fn shrink(&mut self) {
+        self.keys.shrink_to_fit();
+        self.rows.shrink_to_fit();
+        self.members.shrink_to_fit();
+    }
+
     /// Bytes of memory held.
     pub(super) fn memory_bytes(&self) -> usize {
         self.keys.capacity() + self.rows.capacity() * size_of::<Row>() + self.members.capacity() * size_of::<Member>()

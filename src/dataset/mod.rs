@@ -11,9 +11,13 @@ mod location;
 mod members;
 mod records;
 mod samples;
+mod tar;
+mod webdataset;
 
 pub use catalog::{Block, Dtype, Extent, FieldId, FieldLayout, SampleId, Shard, Version};
-pub use index::Index;
+pub use index::{Index, index_url};
 pub use members::{MemberPlace, ShardIndex, Skipped};
 pub use records::{RecordShard, RecordSpec};
 pub use samples::{BlockCut, Dataset};
+pub use tar::{Entry, EntryKind, TarScanner};
+pub use webdataset::ShardIndexer;
