@@ -1,5 +1,7 @@
 //! The order's promises, checked against a model that writes the definition out and sorts, and pinned by goldens.
 
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
 use std::sync::Arc;
 
 use farfeed::Kind;
