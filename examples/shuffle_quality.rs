@@ -3,7 +3,7 @@
 //! Run it with `cargo run --release --example shuffle_quality`. The numbers in `docs/design/0004-order-lanes-and-sliding-keys.md`
 //! are this program's output. It is deterministic: they should not change.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use farfeed::order::{Order, Shuffle};
 
@@ -26,9 +26,9 @@ fn mixing() -> farfeed::Result<()> {
     println!("{SAMPLES} samples sorted by {CLASSES} classes, blocks of {BLOCK_SAMPLES}, batches of {BATCH}\n");
     println!(
         "| window | lanes | blocks in window | median distance of neighbours | neighbours in one batch | \
-         classes per batch | fewest | variance of class counts |"
+         classes per batch | fewest | variance of class counts | blocks of the first batch |"
     );
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|");
     let blocks: Vec<u32> = vec![BLOCK_SAMPLES; (SAMPLES / BLOCK_SAMPLES) as usize];
     report("none", &order(&blocks, Shuffle::none(), None)?);
     for window in [1024, 4096, 16_384, 65_536] {
@@ -71,8 +71,9 @@ fn report(window: &str, Measured { lanes, blocks_in_window, delivered }: &Measur
     let batch_of = |sample: usize| position[sample] as usize / BATCH;
     let together = (1..delivered.len()).filter(|sample| batch_of(*sample) == batch_of(sample - 1)).count();
     let (classes, fewest, variance) = class_balance(delivered);
+    let first_blocks = delivered[..BATCH].iter().map(|sample| sample / BLOCK_SAMPLES).collect::<HashSet<_>>().len();
     println!(
-        "| {window} | {lanes} | {blocks_in_window} | {} | {:.2} % | {classes:.1} | {fewest} | {variance:.2} |",
+        "| {window} | {lanes} | {blocks_in_window} | {} | {:.2} % | {classes:.1} | {fewest} | {variance:.2} | {first_blocks} |",
         distances[distances.len() / 2],
         100.0 * together as f64 / (delivered.len() - 1) as f64,
     );
