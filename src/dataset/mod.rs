@@ -5,5 +5,15 @@
 //! allocated. *Fails* with `Corrupt`, naming shard and offset, on bytes that are not what they claim.
 
 mod catalog;
+mod fingerprint;
+mod index;
+mod location;
+mod members;
+mod records;
+mod samples;
 
 pub use catalog::{Block, Dtype, Extent, FieldId, FieldLayout, SampleId, Shard, Version};
+pub use index::Index;
+pub use members::{MemberPlace, ShardIndex, Skipped};
+pub use records::{RecordShard, RecordSpec};
+pub use samples::{BlockCut, Dataset};
