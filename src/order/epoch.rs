@@ -50,7 +50,7 @@ impl Order {
         let samples = block_samples.iter().map(|count| u64::from(*count)).sum::<u64>();
         check_sizes(block_samples.len(), samples, shuffle)?;
         let lanes = lanes.unwrap_or_else(|| default_lanes(block_samples.len() as u64, samples, shuffle, world_size));
-        if lanes == 0 || lanes % world_size != 0 {
+        if lanes == 0 || !lanes.is_multiple_of(world_size) {
             let context = format!("{lanes} lanes cannot be shared by {world_size} ranks");
             return Err(
                 Error::new(Kind::Topology, context).advice("choose a world size that divides the number of lanes")

@@ -67,8 +67,8 @@ impl LaneCursor {
         cursor
     }
 
-    /// Lane position of the sample that comes next.
-    pub fn position(&self) -> u64 {
+    /// Lane position of the sample that comes next. (Not `position`: through a `&mut` that name is `Iterator`'s.)
+    pub fn lane_position(&self) -> u64 {
         self.position
     }
 

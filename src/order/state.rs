@@ -79,7 +79,7 @@ impl State {
         if self.position == samples || batch >= partition.batches(samples) {
             return Ok(ResumePoint { epoch: self.epoch.saturating_add(1), batch: 0 });
         }
-        if self.position % global_batch != 0 {
+        if !self.position.is_multiple_of(global_batch) {
             let context = format!(
                 "the state stands after {} samples, not between two batches of {global_batch} over all ranks",
                 self.position
