@@ -4,6 +4,7 @@
 //! descriptors and rings. *Bounded* by what the caller has in flight; idle connections by a cap. *Fails* with a kind,
 //! and says whether asking again may help; what had landed before stays in the landing.
 
+mod http;
 mod memory;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use http::{HttpOptions, HttpStore};
 pub use memory::MemoryStore;
 
 use crate::dataset::Version;
