@@ -5,3 +5,4 @@
 #![allow(unsafe_code, reason = "this is the room for it; every block carries its argument")]
 
 pub(crate) mod map;
+pub(crate) mod ring;
