@@ -9,3 +9,4 @@ pub(crate) mod cuda;
 pub(crate) mod map;
 pub(crate) mod socket;
 pub(crate) mod stream;
+pub(crate) mod ring;
