@@ -5,6 +5,7 @@ pub mod dataset;
 pub mod device;
 pub mod error;
 pub mod fetch;
+pub mod loader;
 pub mod memory;
 pub mod order;
 pub mod schedule;
@@ -13,3 +14,4 @@ mod sys;
 pub mod telemetry;
 
 pub use error::{Error, Kind, Result};
+pub use loader::{Batch, ByteSize, Field, Loader, Tokens};

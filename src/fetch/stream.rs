@@ -31,7 +31,7 @@ pub fn stream(
 ) -> Result<()> {
     let pieces: Vec<(usize, u64, usize)> = (0..sizes.len().min(sources.len()))
         .flat_map(|source| {
-            let step = |start: u64| (source, start, (sizes[source] - start).min(PIECE_BYTES as u64) as usize);
+            let step = move |start: u64| (source, start, (sizes[source] - start).min(PIECE_BYTES as u64) as usize);
             (0..sizes[source]).step_by(PIECE_BYTES).map(step)
         })
         .collect();

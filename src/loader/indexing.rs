@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use super::source::{Format, Object, Stores, shards};
-use crate::dataset::{Index, Shard, TarIndexer, index_url};
+use crate::dataset::{Index, Shard, ShardIndexer, index_url};
 use crate::error::{Error, Kind, Result};
 use crate::fetch::{RetryPolicy, heads, list, stream};
-use crate::store::Store;
 use crate::telemetry::Telemetry;
 
 /// How far an index is.
@@ -67,11 +66,11 @@ pub(super) fn index_objects(
     progress(so_far);
     let begin = |number: usize| {
         let object: &Object = &objects[number];
-        TarIndexer::new(Shard { url: object.url.clone(), size: sizes[number], version: None })
+        ShardIndexer::new(Shard { url: object.url.clone(), size: sizes[number], version: None })
     };
     let mut done = Vec::with_capacity(objects.len());
     let mut current = begin(0);
-    let mut finish = |indexer: TarIndexer, so_far: &mut IndexProgress| -> Result<()> {
+    let mut finish = |indexer: ShardIndexer, so_far: &mut IndexProgress| -> Result<()> {
         let shard = indexer.finish()?;
         so_far.samples += shard.samples() as u64;
         so_far.shards += 1;
@@ -162,5 +161,3 @@ pub(super) fn find_or_make(
     }
 }
 
-/// A store that a caller brought, for tests and for stores of their own.
-pub(super) type BroughtStore = Arc<dyn Store>;

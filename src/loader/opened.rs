@@ -14,7 +14,7 @@ use super::pump::Limits;
 use super::run::{Parts, lock};
 use super::source::{Format, Object, Stores, shards};
 use super::{Consumer, Loader};
-use crate::dataset::{BlockCut, Dataset, RecordShard, RecordSpec, Shard, index_url, npy};
+use crate::dataset::{BlockCut, Dataset, NpyHeader, RecordShard, RecordSpec, Shard, index_url};
 use crate::error::{Error, Kind, Result};
 use crate::fetch::heads;
 use crate::memory::Slab;
@@ -32,6 +32,8 @@ const HOST_MEMORY_MAX: ByteSize = ByteSize::gib(4);
 const IN_FLIGHT_SEED: u64 = 64 << 20;
 /// Reads in flight to begin with: at the cold start, when they are small, this many share the link.
 const REQUESTS_SEED: usize = 64;
+/// What a .npy header fits in: NumPy writes less unless a type has thousands of fields.
+const NPY_HEAD_BYTES: u64 = 64 << 10;
 /// Reads of the cold start: small enough that the first batch has one for every connection.
 const COLD_REQUEST_BYTES: u64 = 256 << 10;
 
@@ -58,7 +60,9 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     let slab = Slab::new(pages * page_bytes, page_bytes)?;
     let backend = options.device.backend();
     let (returned, slot_returned) = bounded::<()>(1);
-    let engine = backend.open(&slab, slots, slot_bytes, Arc::new(move || drop(returned.try_send(()))))?;
+    let engine = backend.open(&slab, slots, slot_bytes, Arc::new(move || {
+        let _ = returned.try_send(());
+    }))?;
     let mut plan = Plan {
         dataset: options.patterns.join(" "),
         shards: dataset.shards().len(),
@@ -173,28 +177,21 @@ fn records(
     let mut spec: Option<RecordSpec> = None;
     let mut records = Vec::with_capacity(objects.len());
     for (number, (object, meta)) in objects.iter().zip(&metas).enumerate() {
-        let head = read_head(object, meta.size, npy::HEADER_BYTES_MAX as u64, options.policy, telemetry)?;
-        let header = npy::parse(&head).map_err(|error| error.within(&object.url))?;
-        let bytes = header.payload_bytes()?;
-        if header.start + bytes != meta.size {
-            let what = format!("{}: {} bytes, its header tells of {}", object.url, meta.size, header.start + bytes);
-            return Err(Error::new(Kind::Corrupt, what).advice("it was truncated or not closed: write it again"));
-        }
+        let head = read_head(object, meta.size, NPY_HEAD_BYTES, options.policy, telemetry)?;
+        let header = NpyHeader::parse(&head).map_err(|error| error.within(&object.url))?;
         let found = match (&token_spec, header.shape.as_slice()) {
             (Some(tokens), [_]) if tokens.dtype() == header.dtype => tokens.clone(),
-            (Some(tokens), _) => {
-                let found = format!("{} {:?}", header.dtype.name(), header.shape);
-                let what = format!("{}: {found}, not tokens of {}", object.url, tokens.dtype().name());
-                return Err(Error::new(Kind::Config, what));
+            (Some(tokens), shape) => {
+                let what = format!("{}: {} {shape:?}, not tokens of {}", object.url, header.dtype.name(), tokens.dtype().name());
+                return Err(Error::new(Kind::Config, what).advice("tell the type that the file has"));
             }
-            (None, [_, row @ ..]) => RecordSpec::rows(header.dtype, row.to_vec())?,
-            (None, []) => return Err(Error::new(Kind::Config, format!("{}: a single number has no rows", object.url))),
+            (None, _) => header.spec().map_err(|error| error.within(&object.url))?,
         };
         if spec.get_or_insert_with(|| found.clone()) != &found {
             let what = format!("{}: type or row shape differs from {}", object.url, objects[0].url);
             return Err(Error::new(Kind::Config, what).advice("all shards of a dataset hold rows of one type and shape"));
         }
-        records.push(RecordShard { shard: shard(number, meta.size), start: header.start, bytes });
+        records.push(header.records(shard(number, meta.size)));
     }
     spec.map(|spec| (records, spec)).ok_or_else(|| Error::new(Kind::Config, "no shard was named"))
 }

@@ -105,7 +105,9 @@ impl Run {
         let (deliver, deliveries) = bounded(parts.slots);
         let (wake, woken) = bounded::<()>(1);
         let wake_of_pages = wake.clone();
-        parts.slab.watch(move || drop(wake_of_pages.try_send(())));
+        parts.slab.watch(move || {
+            let _ = wake_of_pages.try_send(());
+        });
         let pump = Pump {
             schedule: Schedule::new(
                 Arc::clone(&parts.dataset),
@@ -133,7 +135,9 @@ impl Run {
             jobs: jobs_taken,
             deliveries: deliver,
             stop: stopped,
-            wake_pump: Box::new(move || drop(wake.try_send(()))),
+            wake_pump: Box::new(move || {
+                let _ = wake.try_send(());
+            }),
             wake_consumer: Box::new(move || waker.wake()),
         };
         let mut run = Run { deliveries: Some(deliveries), stop: Some(stop), threads: Vec::with_capacity(2) };

@@ -69,7 +69,7 @@ impl Stores {
             Some(("http", rest)) => {
                 let end = rest.find('/').unwrap_or(rest.len());
                 let (root, key) = url.split_at("http://".len() + end);
-                let options = HttpOptions { connections_idle_max: self.connections, ..HttpOptions::default() };
+                let options = HttpOptions { idle_connections: self.connections, ..HttpOptions::default() };
                 let store: Arc<dyn Store> = HttpStore::open(root, options)?;
                 self.add(Arc::clone(&store));
                 Ok(Object { url: url.to_owned(), key: key.into(), store })
@@ -110,7 +110,7 @@ pub(super) fn shards(
 ) -> Result<Vec<Object>> {
     let mut objects = Vec::new();
     for pattern in patterns {
-        for url in expand::braces(pattern)? {
+        for url in expand(pattern)? {
             if !url.ends_with('/') {
                 objects.push(stores.object(&url)?);
                 continue;

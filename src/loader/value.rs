@@ -1,8 +1,10 @@
 //! Small values, parsed from the pieces they landed in.
 
-use crate::dataset::{Dtype, npy};
+use crate::dataset::{Dtype, NpyHeader};
 use crate::error::{Error, Kind, Result};
 
+/// NumPy writes no longer header for an array of plain numbers.
+const NPY_HEAD_BYTES: usize = 64 << 10;
 /// A number in ASCII is never longer; what is longer is not a number.
 const NUMBER_BYTES_MAX: usize = 64;
 
@@ -62,14 +64,14 @@ pub(super) fn array_header<'a>(
     }
     let mut head = Vec::new();
     for slice in slices {
-        let room = npy::HEADER_BYTES_MAX.saturating_sub(head.len()).min(slice.len());
+        let room = NPY_HEAD_BYTES.saturating_sub(head.len()).min(slice.len());
         head.extend_from_slice(&slice[..room]);
         if room < slice.len() {
             break;
         }
     }
     let described = format!("{} {shape:?} ({wanted} bytes)", dtype.name());
-    let header = npy::parse(&head).map_err(|e| {
+    let header = NpyHeader::parse(&head).map_err(|e| {
         Error::new(Kind::Corrupt, format!("{len} bytes are neither {described} nor a .npy file of that")).source(e)
     })?;
     if header.dtype != dtype || header.shape != shape || header.start + wanted != len {
