@@ -1,6 +1,8 @@
 //! The index of a tar dataset: where every sample of every shard lies; its sidecar file.
 
 mod codec;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 

@@ -1,5 +1,8 @@
 //! The dataset as a whole: samples numbered through all shards, and the blocks they are read in.
 
+#[cfg(test)]
+mod tests;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;

@@ -2,7 +2,11 @@
 //!
 //! Reads ustar, GNU (long names, base-256 sizes) and PAX (paths, sizes). Sans I/O: bytes are pushed in any pieces.
 
+#[cfg(test)]
+pub(super) mod fixture;
 mod header;
+#[cfg(test)]
+mod tests;
 
 use crc_fast::{CrcAlgorithm, Digest};
 

@@ -154,7 +154,17 @@ fn is_meta(path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::members::MemberPlace;
+    use super::super::tar::fixture::Archive;
     use super::*;
+
+    fn index(bytes: &[u8]) -> Result<ShardIndex> {
+        let url = "https://host/train-0.tar?signature=secret".to_owned();
+        let mut indexer = ShardIndexer::new(Shard { url, size: bytes.len() as u64, version: None });
+        bytes.chunks(100).try_for_each(|piece| indexer.push(piece))?;
+        assert_eq!(indexer.position(), bytes.len() as u64);
+        indexer.finish()
+    }
 
     #[test]
     fn names() {
@@ -165,5 +175,59 @@ mod tests {
         }
         assert!(is_meta("__worker__") && is_meta("__info__/x.json") && is_meta("____"));
         assert!(!is_meta("__x__.json") && !is_meta("a/__x__") && !is_meta("___"));
+    }
+
+    #[test]
+    fn groups_neighbours_of_one_key() {
+        let bytes = Archive::default()
+            .member(b'5', "d/", b"")
+            .file("__info__/written-by.json", b"{}")
+            .file("d/0.JPG", b"picture")
+            .file("d/0.cls", b"7")
+            .member(b'2', "d/0.link", b"")
+            .file("README", b"no sample")
+            .file("d/0.Seg.Png", b"mask")
+            .file("d/1.cls", b"8")
+            .end();
+        let index = index(&bytes).unwrap();
+        assert_eq!(index.skipped, Skipped { directories: 1, links: 1, others: 0, meta: 1, unnamed: 1 });
+        assert_eq!(index.skipped.total(), 4);
+        let samples: Vec<(_, Vec<_>)> =
+            (0..index.samples()).map(|number| (index.key(number).unwrap(), index.members(number).collect())).collect();
+        let fields =
+            |number: usize| samples[number].1.iter().map(|place: &MemberPlace<'_>| place.field).collect::<Vec<_>>();
+        assert_eq!((samples.len(), samples[0].0, samples[1].0), (2, "d/0", "d/1"));
+        assert_eq!((fields(0), fields(1)), (vec!["jpg", "cls", "seg.png"], vec!["cls"]));
+        for (place, payload) in samples.iter().flat_map(|sample| &sample.1).zip(["picture", "7", "mask", "8"]) {
+            assert_eq!(&bytes[place.start as usize..][..place.len as usize], payload.as_bytes());
+            assert_eq!(place.crc32c, Some(crc_fast::crc32_iscsi(payload.as_bytes())));
+        }
+        assert_eq!((index.key(2), index.members(2).count()), (None, 0));
+    }
+
+    #[test]
+    fn names_the_shard_and_the_twin_but_no_secret() {
+        let bytes = Archive::default().file("0.jpg", b"1").file("0.JPG", b"2").end();
+        let error = index(&bytes).unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt);
+        let text = error.to_string();
+        assert!(
+            text.contains("https://host/train-0.tar: sample '0' has field 'jpg' a second time at byte 1024"),
+            "{text}"
+        );
+        assert!(!text.contains("secret"), "{text}");
+    }
+
+    #[test]
+    fn refuses_a_sample_that_cannot_be_held() {
+        let mut grouping = ShardIndexer::new(Shard { url: "a.tar".into(), size: 0, version: None }).grouping;
+        let entry =
+            |path, start, len| Entry { path, kind: EntryKind::File, header: start - 512, start, len, crc32c: 0 };
+        grouping.add(entry("0.a", 512, 1)).unwrap();
+        grouping.add(entry("0.b", 2 << 30, (2 << 30) + 511)).unwrap();
+        let error = grouping.add(entry("0.c", (4 << 30) + 1024, 1)).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported);
+        assert!(error.to_string().contains("sample '0' spans 4 GiB"), "{error}");
+        grouping.add(entry("1.c", (4 << 30) + 1024, 1)).unwrap();
     }
 }

@@ -34,16 +34,21 @@ pub(super) fn encode(index: &Index) -> Vec<u8> {
     let flags = if packed.is_some() { ZSTD } else { 0 };
     let raw_bytes = raw.len() as u64;
     let stored = packed.unwrap_or(raw);
+    seal(flags, &stored, raw_bytes)
+}
 
+/// The file: a header in front of what is stored.
+pub(super) fn seal(flags: u32, stored: &[u8], raw_bytes: u64) -> Vec<u8> {
     let mut file = Vec::with_capacity(HEADER_BYTES + stored.len());
     file.extend_from_slice(&MAGIC);
     file.extend_from_slice(&FORMAT.to_le_bytes());
     file.extend_from_slice(&flags.to_le_bytes());
     file.extend_from_slice(&(stored.len() as u64).to_le_bytes());
     file.extend_from_slice(&raw_bytes.to_le_bytes());
-    file.extend_from_slice(&crc32c(&stored).to_le_bytes());
-    file.extend_from_slice(&crc32c(&file).to_le_bytes());
-    file.extend_from_slice(&stored);
+    file.extend_from_slice(&crc32c(stored).to_le_bytes());
+    let digest = crc32c(&file);
+    file.extend_from_slice(&digest.to_le_bytes());
+    file.extend_from_slice(stored);
     file
 }
 

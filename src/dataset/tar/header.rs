@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(number(b"777777777777"), Some(0o777_777_777_777));
         assert_eq!(number(b"12 4\0"), None);
         assert_eq!(number(b"129\0"), None);
-        assert_eq!(number(&[0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1]), Some((2 << 24) + 1));
+        assert_eq!(number(&[0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1]), Some((2 << 32) + 1));
         assert_eq!(number(&[0xff; 12]), None);
         assert_eq!(number(&[0x80, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]), None);
     }
@@ -140,16 +140,19 @@ mod tests {
     #[test]
     fn pax_records() {
         let mut overrides = Overrides::default();
-        overrides.add_pax(b"30 mtime=1350244992.023960108\n18 path=a/b=c.jpg\n12 size=123\n").unwrap_err();
-        overrides.add_pax(b"30 mtime=1350244992.023960108\n18 path=a/b=c.jpg\n12 size=123\n\0\0").unwrap_err();
-        let good = b"30 mtime=1350244992.023960108\n17 path=a/b=c.jp\n12 size=123\n\0\0";
-        overrides.add_pax(good).unwrap();
-        assert_eq!(overrides, Overrides { path: Some(b"a/b=c.jp".to_vec()), size: Some(123), sparse: false });
+        overrides.add_pax(b"30 mtime=1350244992.023960108\n18 path=a/b=c.jpg\n12 size=123\n\0\0").unwrap();
+        assert_eq!(overrides, Overrides { path: Some(b"a/b=c.jpg".to_vec()), size: Some(123), sparse: false });
         overrides.add_pax(b"8 path=\n8 size=\n22 GNU.sparse.major=1\n").unwrap();
         assert_eq!(overrides, Overrides { path: None, size: None, sparse: true });
-        for bad in
-            [&b"12 size=12x\n"[..], b"3 a", b"path=x\n", b"99999999999999999999999 a=b\n", b"7 path\n", b"6 a=bc"]
-        {
+        for bad in [
+            &b"12 size=12x\n"[..],
+            b"3 a",
+            b"17 path=a/b=c.jpg\n",
+            b"path=x\n",
+            b"99999999999999999999999 a=b\n",
+            b"7 path\n",
+            b"6 a=bc",
+        ] {
             assert!(overrides.add_pax(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
         }
     }
