@@ -126,7 +126,7 @@ fn no_file_is_too_long() {
 #[test]
 fn every_room_answers_the_five_questions() {
     let mut offences = Vec::new();
-    for (room, _) in FLOOR_PLAN.iter().filter(|(room, _)| root().join("src").join(room).is_dir()) {
+    for (room, _) in FLOOR_PLAN.iter().filter(|(room, _)| is_built(room)) {
         let text = read(&root().join("src").join(room).join("mod.rs"));
         let doc: String = text.lines().filter_map(|line| line.strip_prefix("//!")).collect::<String>().to_lowercase();
         for answer in ["*takes*", "*gives*", "*owns*", "*bounded*", "*fails*"] {
@@ -136,6 +136,11 @@ fn every_room_answers_the_five_questions() {
         }
     }
     assert!(offences.is_empty(), "{}", offences.join("\n"));
+}
+
+/// Whether the room is a folder with something in it; `error` is a file.
+fn is_built(room: &str) -> bool {
+    fs::read_dir(root().join("src").join(room)).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 fn allowed(room: &str) -> Option<&'static [&'static str]> {
