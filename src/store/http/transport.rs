@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use rustix::io::readv;
 use tokio::io::Interest;
@@ -15,6 +16,10 @@ const LOW_WATER_BYTES: usize = 1 << 20;
 
 /// With less to come than this the two system calls that set and reset the mark cost what the wake-ups would.
 const LOW_WATER_BYTES_MIN: usize = 32 << 10;
+
+/// How long bytes below the mark may wait: on a slow link the mark takes seconds to reach, and what has arrived by then should be
+/// seen as progress, and kept if the read is given up.
+const LOW_WATER_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Pages that one system call fills: a low-water mark's worth of the smallest usual pages, 64 KiB.
 const SLICES: usize = 16;
@@ -67,8 +72,14 @@ impl Transport {
         let due = landing.remaining();
         self.set_low_water(if due < LOW_WATER_BYTES_MIN { 1 } else { due.min(LOW_WATER_BYTES) })?;
         loop {
-            self.socket.readable().await?;
-            if let Some(count) = self.try_receive_into(landing)? {
+            let ready = if self.low_water == 1 {
+                self.socket.readable().await.map(|()| true)?
+            } else {
+                tokio::time::timeout(LOW_WATER_PATIENCE, self.socket.readable())
+                    .await
+                    .map_or(Ok(false), |ok| ok.map(|()| true))?
+            };
+            if let Some(count) = self.try_receive_into(landing, ready)? {
                 landing.advance(count);
                 return Ok(count);
             }
@@ -80,21 +91,22 @@ impl Transport {
         matches!(self.socket.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    fn try_receive_into(&self, landing: &mut Landing) -> io::Result<Option<usize>> {
+    /// One vectored read. `ready` says whether the reactor thinks that there is something: if not, there may be bytes below the mark.
+    fn try_receive_into(&self, landing: &mut Landing, ready: bool) -> io::Result<Option<usize>> {
         let mut spare = [const { None }; SLICES];
         let count = landing.spare_vectored(&mut spare);
         let mut slices = spare.map(|slice| slice.unwrap_or_else(|| IoSliceMut::new(&mut [])));
         let slices = &mut slices[..count];
         let room: usize = slices.iter().map(|slice| slice.len()).sum();
         let mut received = None;
-        let outcome = self.socket.try_io(Interest::READABLE, || {
+        let mut receive = || {
             let count = readv(&self.socket, slices)?;
             received = Some(count);
             // Fewer than there was room for: the queue is empty, and asking again would cost a system call to hear so.
             // (A close is not lost by this: the reactor keeps that state.)
             if (1..room).contains(&count) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-        });
-        match outcome {
+        };
+        match if ready { self.socket.try_io(Interest::READABLE, receive) } else { receive() } {
             Err(error) if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Err(error),
             _ => Ok(received),
         }
