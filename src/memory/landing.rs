@@ -116,6 +116,32 @@ impl Landing {
         self.lead = lead;
     }
 
+    /// Moves the pages into a landing that ends `len` bytes after what has landed: a read that is cut short on
+    /// purpose. [`Landing::rejoin`] brings them back; until then this landing is without pages.
+    pub fn shorten(&mut self, len: usize) -> Landing {
+        Landing {
+            pages: self.take_pages(),
+            page_bytes: self.page_bytes,
+            lead: self.lead,
+            len: self.len.min(self.filled.saturating_add(len)),
+            filled: self.filled,
+            progress: Arc::clone(&self.progress),
+        }
+    }
+
+    /// Takes back what [`Landing::shorten`] gave, with what has landed in it.
+    pub fn rejoin(&mut self, part: Landing) {
+        debug_assert!(part.page_bytes == self.page_bytes && part.len <= self.len);
+        self.pages = part.pages;
+        self.lead = part.lead;
+        self.filled = part.filled;
+    }
+
+    /// Bytes in the first page in front of the payload.
+    pub fn lead(&self) -> usize {
+        self.lead
+    }
+
     /// Bytes in a page.
     pub fn page_bytes(&self) -> usize {
         self.page_bytes
@@ -265,6 +291,22 @@ mod tests {
         landing.push(&[1; 99]);
         assert!(landing.landed().is_none());
         assert_eq!(slab.usage().free, 4);
+    }
+
+    #[test]
+    fn a_shortened_landing_comes_back_with_what_landed() {
+        let slab = slab();
+        let mut landing = Landing::new(slab.take(2).unwrap(), 6000);
+        landing.push(&[1; 10]);
+        let mut part = landing.shorten(5000);
+        assert_eq!((landing.page_count(), part.remaining()), (0, 5000));
+        part.push(&[2; 4990]);
+        assert_eq!(landing.progress().load(Ordering::Relaxed), 5000);
+        landing.rejoin(part);
+        assert_eq!((landing.filled(), landing.page_count()), (5000, 2));
+        landing.push(&[3; 2000]);
+        let all = landing.landed().unwrap().slices(0, 6000).collect::<Vec<_>>().concat();
+        assert_eq!((all[9], all[10], all[4999], all[5000], all.len()), (1, 2, 2, 3, 6000));
     }
 
     #[test]
