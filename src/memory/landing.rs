@@ -16,6 +16,8 @@ pub struct Landing {
     /// Bytes in front of the payload that an aligned read brought along.
     lead: usize,
     len: usize,
+    /// `len` of the landing that this was shortened from: what must fit into the pages in the end.
+    whole: usize,
     filled: usize,
     progress: Arc<AtomicU64>,
 }
@@ -25,7 +27,7 @@ impl Landing {
     pub fn new(pages: Vec<Page<Filling>>, len: usize) -> Self {
         let page_bytes = pages.first().map_or(0, |page| page.len());
         debug_assert!(pages.len() * page_bytes >= len);
-        Landing { pages, page_bytes, lead: 0, len, filled: 0, progress: Arc::default() }
+        Landing { pages, page_bytes, lead: 0, len, whole: len, filled: 0, progress: Arc::default() }
     }
 
     /// Bytes wanted.
@@ -111,7 +113,7 @@ impl Landing {
 
     /// Puts the pages back; payload starts `lead` bytes into the first one.
     pub fn put_pages(&mut self, pages: Vec<Page<Filling>>, lead: usize) {
-        debug_assert!(pages.len() * self.page_bytes >= lead + self.len);
+        debug_assert!(pages.len() * self.page_bytes >= lead + self.whole);
         self.pages = pages;
         self.lead = lead;
     }
@@ -124,6 +126,7 @@ impl Landing {
             page_bytes: self.page_bytes,
             lead: self.lead,
             len: self.len.min(self.filled.saturating_add(len)),
+            whole: self.whole,
             filled: self.filled,
             progress: Arc::clone(&self.progress),
         }
@@ -140,6 +143,12 @@ impl Landing {
     /// Bytes in the first page in front of the payload.
     pub fn lead(&self) -> usize {
         self.lead
+    }
+
+    /// The largest lead that leaves room for the payload; `None` when even without one the pages are too few: they
+    /// were taken, and not put back.
+    pub fn lead_max(&self) -> Option<usize> {
+        (self.pages.len() * self.page_bytes).checked_sub(self.whole)
     }
 
     /// Bytes in a page.
@@ -300,6 +309,7 @@ mod tests {
         landing.push(&[1; 10]);
         let mut part = landing.shorten(5000);
         assert_eq!((landing.page_count(), part.remaining()), (0, 5000));
+        assert_eq!((landing.lead_max(), part.lead_max()), (None, Some(2192)));
         part.push(&[2; 4990]);
         assert_eq!(landing.progress().load(Ordering::Relaxed), 5000);
         landing.rejoin(part);

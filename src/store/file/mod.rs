@@ -224,13 +224,12 @@ fn check(request: &ReadRequest, landing: &Landing, file: &OpenFile) -> Result<Ra
             return Err(changed(ROOT, &request.key, expected, &found));
         }
     }
-    let end = request.start.checked_add(landing.len() as u64);
-    let range = request.start..end.unwrap_or(u64::MAX);
-    if end.is_none_or(|end| end > identity.size) || request.size.is_some_and(|expected| expected != identity.size) {
+    let range = request.start..request.start.saturating_add(landing.len() as u64);
+    if range.end > identity.size || request.size.is_some_and(|expected| expected != identity.size) {
         return Err(past_end(ROOT, &request.key, &range, identity.size));
     }
     let lead = if landing.filled() == 0 { 0 } else { landing.lead() };
-    if landing.page_count() * landing.page_bytes() < lead + landing.len() {
+    if landing.lead_max().is_none_or(|max| lead > max) {
         return Err(Error::new(Kind::Config, format!("{ROOT}{}: a landing without its pages", request.key))
             .advice("a read that was dropped keeps the pages: take new ones"));
     }

@@ -53,7 +53,9 @@ impl Span {
         let place = lead + landing.filled();
         let need = reread + remaining;
         let ask = need.next_multiple_of(alignment);
-        if place % alignment != reread || place - reread + ask > landing.page_count() * landing.page_bytes() {
+        let room = landing.page_count() * landing.page_bytes();
+        let fits = place % alignment == reread && place - reread + ask <= room;
+        if !fits || landing.lead_max().is_none_or(|max| lead > max) {
             return exact();
         }
         Span { offset: position - reread as u64, at: place - reread, ask, need, reread, lead, aligned: true }
