@@ -269,3 +269,98 @@ impl Store for FileStore {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Slab;
+
+    const BYTES: usize = 3 << 20;
+
+    fn stores() -> Vec<Arc<FileStore>> {
+        let open = |backend, direct| FileStore::open(FileOptions { backend, direct, queue_depth: 4 });
+        let rings = [true, false].map(|direct| open(FileBackend::Ring, direct).ok());
+        let threads = [true, false].map(|direct| open(FileBackend::Pread, direct).ok());
+        rings.into_iter().chain(threads).flatten().collect()
+    }
+
+    fn file(folder: &tempfile::TempDir) -> Arc<str> {
+        let path = folder.path().join("a");
+        std::fs::write(&path, vec![1; BYTES]).unwrap();
+        path.to_str().unwrap().into()
+    }
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    /// Coarse clocks of older kernels tick every 10 ms.
+    fn tick() {
+        std::thread::sleep(std::time::Duration::from_millis(30));
+    }
+
+    #[test]
+    fn a_file_that_changes_in_mid_read_is_corrupt() {
+        let folder = tempfile::tempdir().unwrap();
+        for store in stores() {
+            let key = file(&folder);
+            let (open, opened) = run(store.file(&key)).unwrap();
+            assert!(opened && run(store.check_again(&key, &open, &(0..9))).is_ok());
+            assert!(!run(store.file(&key)).unwrap().1, "the descriptor was kept");
+            tick();
+            std::fs::write(&*key, vec![2; BYTES]).unwrap();
+            let error = run(store.check_again(&key, &open, &(0..9))).unwrap_err();
+            assert!(error.kind() == Kind::Corrupt && error.to_string().contains("changed"), "{error}");
+            assert!(run(store.file(&key)).unwrap().1, "and was given up");
+        }
+    }
+
+    #[test]
+    fn an_early_end_keeps_what_had_landed_and_is_corrupt() {
+        let folder = tempfile::tempdir().unwrap();
+        let slab = Slab::new(8 << 20, 1 << 20).unwrap();
+        for store in stores() {
+            let key = file(&folder);
+            let (open, _) = run(store.file(&key)).unwrap();
+            let mut landing = Landing::new(slab.take(4).unwrap(), BYTES - 10);
+            let span = Span::of(&landing, 10, open.alignment);
+            let left = 1_500_000;
+            std::fs::File::options().write(true).open(&*key).unwrap().set_len(left).unwrap();
+            let outcome = run(store.outcome(&open, span, &mut landing, Instant::now())).unwrap();
+            assert!(matches!(outcome.failure, Some(Failure::EndOfFile)), "{:?}", outcome.failure);
+            assert_eq!(span.payload(outcome.arrived), left as usize - 10);
+            assert_eq!(outcome.pages.len(), 4);
+            let error = run(store.check_again(&key, &open, &(10..BYTES as u64))).unwrap_err();
+            assert_eq!(error.kind(), Kind::Corrupt);
+            assert!(error.to_string().contains("10..3145728 wanted, the object has 1500000"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_under_its_name_is_opened_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let slab = Slab::new(1 << 20, 1 << 16).unwrap();
+        for store in stores() {
+            let key = file(&folder);
+            let first = || {
+                let mut landing = Landing::new(slab.take(1).unwrap(), 1);
+                let request = ReadRequest { key: Arc::clone(&key), start: 5, size: None, version: None };
+                run(store.read(&request, &mut landing)).unwrap();
+                landing.landed().unwrap().slices(0, 1).next().unwrap()[0]
+            };
+            assert_eq!(first(), 1);
+            let other = folder.path().join("b");
+            std::fs::write(&other, vec![3; BYTES]).unwrap();
+            std::fs::rename(&other, &*key).unwrap();
+            assert_eq!(first(), 3);
+        }
+    }
+
+    #[test]
+    fn impossible_options_are_refused() {
+        for queue_depth in [0, QUEUE_DEPTH_MAX + 1] {
+            let error = FileStore::open(FileOptions { queue_depth, ..FileOptions::default() }).unwrap_err();
+            assert_eq!(error.kind(), Kind::Config);
+        }
+    }
+}
