@@ -5,7 +5,10 @@
 //! and says whether asking again may help; what had landed before stays in the landing.
 
 mod http;
+mod fault;
+mod file;
 mod memory;
+mod throttle;
 
 use std::fmt;
 use std::future::Future;
@@ -15,7 +18,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use http::{HttpOptions, HttpStore};
+pub use fault::{Fault, FaultStore};
+pub use file::{FileBackend, FileOptions, FileStore};
 pub use memory::MemoryStore;
+pub use throttle::{Throttle, ThrottleStore};
 
 use crate::dataset::Version;
 use crate::error::{Error, Kind, Result};
