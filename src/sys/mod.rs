@@ -5,3 +5,5 @@
 #![allow(unsafe_code, reason = "this is the room for it; every block carries its argument")]
 
 pub(crate) mod map;
+#[cfg(feature = "emulate")]
+pub(crate) mod timer;
