@@ -3,6 +3,9 @@
 
 pub mod dataset;
 pub mod device;
+#[cfg(feature = "emulate")]
+#[cfg_attr(docsrs, doc(cfg(feature = "emulate")))]
+pub mod emulate;
 pub mod error;
 pub mod fetch;
 pub mod loader;

@@ -22,7 +22,7 @@ pub struct Batch {
     pub(super) epoch: u64,
     pub(super) index: u64,
     pub(super) payload: u64,
-    pub(super) held: Held,
+    pub(super) _held: Held,
 }
 
 /// Counts batches in the consumer's hands.
@@ -256,7 +256,8 @@ impl Batch {
 
     fn column(&self, name: &str) -> Result<&Column> {
         self.layout(name).ok_or_else(|| {
-            Error::new(Kind::NotFound, format!("no column '{name}'")).advice(format!("there are: {}", self.columns.join(", ")))
+            Error::new(Kind::NotFound, format!("no column '{name}'"))
+                .advice(format!("there are: {}", self.columns.join(", ")))
         })
     }
 

@@ -337,7 +337,10 @@ impl LoaderBuilder {
 
 impl fmt::Debug for LoaderBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LoaderBuilder").field("patterns", &self.patterns).field("batch_size", &self.batch_size).finish_non_exhaustive()
+        f.debug_struct("LoaderBuilder")
+            .field("patterns", &self.patterns)
+            .field("batch_size", &self.batch_size)
+            .finish_non_exhaustive()
     }
 }
 

@@ -25,7 +25,10 @@ pub(super) type Holds = HashMap<u64, CopyHold>;
 /// What the pump hands over, in order.
 pub(super) enum Job {
     /// Everything is in pages.
-    Assemble { plan: BatchPlan, reads: Holds },
+    Assemble {
+        plan: BatchPlan,
+        reads: Holds,
+    },
     EpochEnd(u64),
     Failed(Error),
 }
@@ -167,7 +170,7 @@ impl Copier {
             epoch: plan.epoch,
             index: plan.batch,
             payload,
-            held: Held::new(&self.held),
+            _held: Held::new(&self.held),
         })
     }
 }
@@ -241,7 +244,9 @@ impl<'a> Rows<'a> {
                         Kind::Corrupt,
                         format!("{what}: crc32c is {found:08x}, the index has {expected:08x}"),
                     )
-                    .advice("the shard was damaged or replaced: restore it, or make its index again with `farfeed index`"));
+                    .advice(
+                        "the shard was damaged or replaced: restore it, or make its index again with `farfeed index`",
+                    ));
                 }
             }
         }
@@ -258,7 +263,11 @@ impl<'a> Rows<'a> {
                 let values: u64 = (0..rows).map(|row| self.len(row, number)).sum();
                 let offsets_at = begin + align(values);
                 *at = offsets_at + align((rows as u64 + 1) * 8);
-                Column::Ragged { values_at: begin as usize, values_len: values as usize, offsets_at: offsets_at as usize }
+                Column::Ragged {
+                    values_at: begin as usize,
+                    values_len: values as usize,
+                    offsets_at: offsets_at as usize,
+                }
             }
             ColumnKind::Int | ColumnKind::Float => {
                 *at = begin + align(rows as u64 * 8);
@@ -290,7 +299,8 @@ impl<'a> Rows<'a> {
                 engine.put(slot, *at, &bytes)
             }
             (ColumnKind::Float, Column::Dense { at, .. }) => {
-                let parse = |row| value::float(self.slices(row, number)).map_err(|e| e.within(self.locate(row, number)));
+                let parse =
+                    |row| value::float(self.slices(row, number)).map_err(|e| e.within(self.locate(row, number)));
                 let bytes = self.parsed(|row| parse(row).map(f64::to_le_bytes))?;
                 engine.put(slot, *at, &bytes)
             }

@@ -62,7 +62,8 @@ pub(super) fn index_objects(
         source.size = Some(*size);
         source
     });
-    let mut so_far = IndexProgress { bytes_total: sizes.iter().sum(), shards_total: objects.len(), ..Default::default() };
+    let mut so_far =
+        IndexProgress { bytes_total: sizes.iter().sum(), shards_total: objects.len(), ..Default::default() };
     progress(so_far);
     let begin = |number: usize| {
         let object: &Object = &objects[number];
@@ -116,7 +117,12 @@ pub(super) fn load(object: &Object, policy: RetryPolicy, telemetry: &Arc<Telemet
 }
 
 /// Reads a small object, or the first `bytes_max` bytes of it if `bytes_max` is what is wanted of a large one.
-pub(super) fn read_whole(object: &Object, policy: RetryPolicy, bytes_max: u64, telemetry: &Arc<Telemetry>) -> Result<Vec<u8>> {
+pub(super) fn read_whole(
+    object: &Object,
+    policy: RetryPolicy,
+    bytes_max: u64,
+    telemetry: &Arc<Telemetry>,
+) -> Result<Vec<u8>> {
     let meta = heads(&[object.source(None)], policy)?.remove(0);
     if meta.size > bytes_max {
         let what = format!("{}: {} bytes, at most {bytes_max} are read", object.url, meta.size);
@@ -155,9 +161,9 @@ pub(super) fn find_or_make(
     match (found, sidecar) {
         (Some(index), Some(at)) => index.select(&urls).map_err(|error| error.within(&at.url)),
         (None, Some(at)) if required => {
-            Err(Error::new(Kind::NotFound, format!("{}: no index there", at.url)).advice("make it with `farfeed index`"))
+            Err(Error::new(Kind::NotFound, format!("{}: no index there", at.url))
+                .advice("make it with `farfeed index`"))
         }
         _ => index_objects(objects, policy, telemetry, progress),
     }
 }
-

@@ -228,8 +228,11 @@ impl Loader {
         if held < self.parts.slots {
             return Ok(());
         }
-        Err(Error::new(Kind::Config, format!("{held} batches are held, and there are {} device slots", self.parts.slots))
-            .advice("drop a batch before asking for the next one, or raise batches_ahead"))
+        Err(Error::new(
+            Kind::Config,
+            format!("{held} batches are held, and there are {} device slots", self.parts.slots),
+        )
+        .advice("drop a batch before asking for the next one, or raise batches_ahead"))
     }
 }
 

@@ -60,9 +60,14 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     let slab = Slab::new(pages * page_bytes, page_bytes)?;
     let backend = options.device.backend();
     let (returned, slot_returned) = bounded::<()>(1);
-    let engine = backend.open(&slab, slots, slot_bytes, Arc::new(move || {
-        let _ = returned.try_send(());
-    }))?;
+    let engine = backend.open(
+        &slab,
+        slots,
+        slot_bytes,
+        Arc::new(move || {
+            let _ = returned.try_send(());
+        }),
+    )?;
     let mut plan = Plan {
         dataset: options.patterns.join(" "),
         shards: dataset.shards().len(),
@@ -105,7 +110,6 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
         policy: options.policy,
         reactors: reactors(),
         telemetry,
-        backend,
         slots,
         slot_bytes,
         verify: options.verify,
@@ -129,7 +133,12 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     Ok(loader)
 }
 
-fn dataset(options: &LoaderBuilder, objects: &[Object], stores: &mut Stores, telemetry: &Arc<Telemetry>) -> Result<Dataset> {
+fn dataset(
+    options: &LoaderBuilder,
+    objects: &[Object],
+    stores: &mut Stores,
+    telemetry: &Arc<Telemetry>,
+) -> Result<Dataset> {
     let format = Format::of(&objects[0].url)?;
     if let Some(other) = objects.iter().find(|object| Format::of(&object.url).ok() != Some(format)) {
         let what = format!("{} and {} are of different formats", objects[0].url, other.url);
@@ -170,8 +179,11 @@ fn records(
             Error::new(Kind::Config, format!("{}: a .bin file does not say what is in it", objects[0].url))
                 .advice("tell with `tokens`: type and tokens per sample")
         })?;
-        let records =
-            metas.iter().enumerate().map(|(n, meta)| RecordShard { shard: shard(n, meta.size), start: 0, bytes: meta.size });
+        let records = metas.iter().enumerate().map(|(n, meta)| RecordShard {
+            shard: shard(n, meta.size),
+            start: 0,
+            bytes: meta.size,
+        });
         return Ok((records.collect(), spec));
     }
     let mut spec: Option<RecordSpec> = None;
@@ -182,14 +194,21 @@ fn records(
         let found = match (&token_spec, header.shape.as_slice()) {
             (Some(tokens), [_]) if tokens.dtype() == header.dtype => tokens.clone(),
             (Some(tokens), shape) => {
-                let what = format!("{}: {} {shape:?}, not tokens of {}", object.url, header.dtype.name(), tokens.dtype().name());
+                let what = format!(
+                    "{}: {} {shape:?}, not tokens of {}",
+                    object.url,
+                    header.dtype.name(),
+                    tokens.dtype().name()
+                );
                 return Err(Error::new(Kind::Config, what).advice("tell the type that the file has"));
             }
             (None, _) => header.spec().map_err(|error| error.within(&object.url))?,
         };
         if spec.get_or_insert_with(|| found.clone()) != &found {
             let what = format!("{}: type or row shape differs from {}", object.url, objects[0].url);
-            return Err(Error::new(Kind::Config, what).advice("all shards of a dataset hold rows of one type and shape"));
+            return Err(
+                Error::new(Kind::Config, what).advice("all shards of a dataset hold rows of one type and shape")
+            );
         }
         records.push(header.records(shard(number, meta.size)));
     }
@@ -203,12 +222,14 @@ fn columns(options: &LoaderBuilder, dataset: &Dataset) -> Result<Vec<ColumnSpec>
             None => (layout.name.clone(), Field::bytes()),
         })
     };
-    let wanted: Vec<(String, Field)> = if options.fields.is_empty() { every().collect() } else { options.fields.clone() };
+    let wanted: Vec<(String, Field)> =
+        if options.fields.is_empty() { every().collect() } else { options.fields.clone() };
     let mut columns: Vec<ColumnSpec> = Vec::with_capacity(wanted.len());
     for (name, field) in wanted {
         let Some(id) = dataset.field(&name) else {
             let there: Vec<_> = dataset.fields().iter().map(|layout| layout.name.as_str()).collect();
-            return Err(Error::new(Kind::NotFound, format!("no field '{name}'")).advice(format!("there are: {}", there.join(", "))));
+            return Err(Error::new(Kind::NotFound, format!("no field '{name}'"))
+                .advice(format!("there are: {}", there.join(", "))));
         };
         if columns.iter().any(|column| column.name == name) {
             return Err(Error::new(Kind::Config, format!("field '{name}' is asked for twice")));
@@ -217,8 +238,11 @@ fn columns(options: &LoaderBuilder, dataset: &Dataset) -> Result<Vec<ColumnSpec>
         if lacking > 0 {
             let first = (0..dataset.samples()).find(|sample| dataset.extent(*sample, id).is_none());
             let key = first.map(|sample| dataset.key(sample)).unwrap_or_default();
-            return Err(Error::new(Kind::Config, format!("{lacking} samples have no field '{name}', the first is {key}"))
-                .advice("leave the field out, or these samples out of the dataset"));
+            return Err(Error::new(
+                Kind::Config,
+                format!("{lacking} samples have no field '{name}', the first is {key}"),
+            )
+            .advice("leave the field out, or these samples out of the dataset"));
         }
         columns.push(ColumnSpec { name, field: id, kind: field.0 });
     }
@@ -243,7 +267,8 @@ fn page_bytes(options: &LoaderBuilder, dataset: &Dataset, columns: &[ColumnSpec]
         return size.as_bytes() as usize;
     }
     let fields = dataset.fields();
-    let mean: u64 = columns.iter().map(|column| (fields[column.field].bytes_min + fields[column.field].bytes_max) / 2).sum();
+    let mean: u64 =
+        columns.iter().map(|column| (fields[column.field].bytes_min + fields[column.field].bytes_max) / 2).sum();
     mean.clamp(64 << 10, 1 << 20).next_power_of_two() as usize
 }
 
@@ -283,7 +308,10 @@ fn order_that_fits(
         }
         let bytes = |pages: usize| ByteSize::bytes(pages as u64 * shape.page_bytes as u64);
         let advice = if window > 0 {
-            format!("raise host_memory to {}, take a smaller window or batch_size, or let the window shrink", bytes(wanted))
+            format!(
+                "raise host_memory to {}, take a smaller window or batch_size, or let the window shrink",
+                bytes(wanted)
+            )
         } else {
             format!("raise host_memory to {}, or lower batch_size", bytes(wanted))
         };
@@ -316,7 +344,11 @@ fn slots(options: &LoaderBuilder, dataset: &Dataset, columns: &[ColumnSpec]) -> 
     if let Some(limit) = options.device_memory.filter(|limit| limit.as_bytes() < total) {
         return Err(Error::new(
             Kind::Device,
-            format!("{slots} slots of {} are {}, device_memory is {limit}", ByteSize::bytes(bytes), ByteSize::bytes(total)),
+            format!(
+                "{slots} slots of {} are {}, device_memory is {limit}",
+                ByteSize::bytes(bytes),
+                ByteSize::bytes(total)
+            ),
         )
         .advice("lower batch_size or batches_ahead, or raise device_memory"));
     }

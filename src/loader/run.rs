@@ -12,7 +12,7 @@ use super::column::ColumnSpec;
 use super::copier::{Copier, Delivery};
 use super::pump::{Limits, Pump};
 use crate::dataset::Dataset;
-use crate::device::{Backend, Engine};
+use crate::device::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::fetch::{Completion, Fetch, RetryPolicy, Source};
 use crate::memory::Slab;
@@ -34,7 +34,6 @@ pub(super) struct Parts {
     pub(super) policy: RetryPolicy,
     pub(super) reactors: usize,
     pub(super) telemetry: Arc<Telemetry>,
-    pub(super) backend: Arc<dyn Backend>,
     pub(super) slots: usize,
     pub(super) slot_bytes: usize,
     pub(super) verify: bool,
@@ -198,5 +197,6 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 fn ended() -> Error {
-    Error::new(Kind::Io, "the loader's threads ended without a word").advice("this is a bug; the threads' panic message says more")
+    Error::new(Kind::Io, "the loader's threads ended without a word")
+        .advice("this is a bug; the threads' panic message says more")
 }

@@ -62,7 +62,9 @@ impl Stores {
 
     /// The object that `url` names.
     pub(super) fn object(&mut self, url: &str) -> Result<Object> {
-        if let Some(store) = self.opened.iter().find(|store| !is_path_root(store.root()) && url.starts_with(store.root())) {
+        if let Some(store) =
+            self.opened.iter().find(|store| !is_path_root(store.root()) && url.starts_with(store.root()))
+        {
             return Ok(Object { url: url.to_owned(), key: url[store.root().len()..].into(), store: Arc::clone(store) });
         }
         match url.split_once("://") {

@@ -4,9 +4,9 @@
 //! descriptors and rings. *Bounded* by what the caller has in flight; idle connections by a cap. *Fails* with a kind,
 //! and says whether asking again may help; what had landed before stays in the landing.
 
-mod http;
 mod fault;
 mod file;
+mod http;
 mod memory;
 mod throttle;
 
@@ -17,9 +17,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use http::{HttpOptions, HttpStore};
 pub use fault::{Fault, FaultStore};
 pub use file::{FileBackend, FileOptions, FileStore};
+pub use http::{HttpOptions, HttpStore};
 pub use memory::MemoryStore;
 pub use throttle::{Throttle, ThrottleStore};
 

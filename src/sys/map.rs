@@ -86,7 +86,7 @@ impl Map {
             .map(|index| {
                 // SAFETY: (index + 1) * chunk_bytes <= map.bytes, so the chunk lies inside the mapping.
                 let start = unsafe { map.start.add(index * chunk_bytes) };
-                Chunk { start, bytes: chunk_bytes, map: Arc::clone(&map) }
+                Chunk { start, bytes: chunk_bytes, _map: Arc::clone(&map) }
             })
             .collect()
     }
@@ -114,20 +114,14 @@ impl Drop for Map {
 pub(crate) struct Chunk {
     start: NonNull<u8>,
     bytes: usize,
-    map: Arc<Map>,
+    /// Keeps the mapping.
+    _map: Arc<Map>,
 }
 
 // SAFETY: a chunk owns its range exclusively (chunks of a map never overlap), so it may move between threads.
 unsafe impl Send for Chunk {}
 // SAFETY: `&Chunk` allows reading only.
 unsafe impl Sync for Chunk {}
-
-impl Chunk {
-    /// The mapping this chunk was cut from.
-    pub(crate) fn map(&self) -> &Map {
-        &self.map
-    }
-}
 
 impl Deref for Chunk {
     type Target = [u8];

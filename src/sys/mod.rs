@@ -7,6 +7,8 @@
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 pub(crate) mod map;
+pub(crate) mod ring;
 pub(crate) mod socket;
 pub(crate) mod stream;
-pub(crate) mod ring;
+#[cfg(feature = "emulate")]
+pub(crate) mod timer;
