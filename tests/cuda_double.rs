@@ -213,10 +213,10 @@ fn a_batch_nobody_waited_for_is_covered_by_the_default_stream() {
 #[test]
 fn pages_are_recycled_only_after_their_copy() {
     let mut rig = Rig::new(3, 8, 4, 4 * PAGE_BYTES);
-    rig.double.set_rate(1_000_000);
+    rig.double.set_rate(200_000);
     let mut slots = Vec::new();
     for batch in 0..4 {
-        // Eight pages, four for a batch: from the third on, each must wait for the copy of an earlier one (16 ms).
+        // Eight pages, four for a batch: from the third on, each must wait for the copy of an earlier one (80 ms).
         let landed = rig.land(&pattern(4 * PAGE_BYTES, batch));
         if batch < 2 {
             assert_eq!(rig.slab.usage().free, 4 - 4 * batch);
@@ -252,7 +252,7 @@ fn a_teardown_in_mid_copy_waits_for_the_copy() {
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     assert_eq!(rig.slab.usage().free, 8);
     assert_eq!(rig.double.live().registrations, 1, "the slab is unregistered; the held slot has its staging memory");
-    // 64 KiB at 200 kB/s would have been cut short by freeing anything early.
+    // 32 KiB at 200 kB/s would have been cut short by freeing anything early.
     assert_eq!(held.read_back(0, bytes.len()).unwrap(), bytes);
     drop(held);
     rig.end();
@@ -329,7 +329,7 @@ fn what_cannot_be_had_is_explained_or_done_without() {
 
     double.set_rate(500_000_000);
     let rate = copy_rate(&device, 64 << 20).unwrap();
-    assert!((100.0..=501.0).contains(&rate), "{rate} MB/s of 500");
+    assert!((20.0..=501.0).contains(&rate), "{rate} MB/s of 500");
 
     let slab = Slab::new(8 * PAGE_BYTES, PAGE_BYTES).unwrap();
     let open = |slots, bytes| device.backend().open(&slab, slots, bytes, Arc::new(|| ()));
