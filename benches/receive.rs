@@ -109,7 +109,7 @@ fn report(contenders: &[Box<dyn Contender>], results: &[Vec<Pass>], rounds: usiz
     println!(
         "{CONNECTIONS} connections x 8 MiB, {pace}; {} passes of {} MiB",
         results[0].len(),
-        rounds * ROUND_BYTES >> 20
+        (rounds * ROUND_BYTES) >> 20
     );
     println!(
         "{:24} {:>10} {:>17} {:>8} {:>14} {:>12}",
