@@ -79,8 +79,12 @@ impl HttpStore {
 
     async fn read_range(&self, request: &ReadRequest, landing: &mut Landing) -> Result<Arrival> {
         let (root, key) = (self.root.shown.as_str(), &*request.key);
-        let end = request.start.saturating_add(landing.len() as u64);
-        let range = request.start.saturating_add(landing.filled() as u64)..end;
+        let Some(end) = request.start.checked_add(landing.len() as u64) else {
+            let context =
+                format!("{root}{key}: {} bytes from byte {} on pass any object's end", landing.len(), request.start);
+            return Err(Error::new(Kind::Config, context));
+        };
+        let range = request.start + landing.filled() as u64..end;
         if let Some(size) = request.size.filter(|size| end > *size) {
             return Err(past_end(root, key, &range, size));
         }
