@@ -10,3 +10,6 @@ mod sys;
 pub mod telemetry;
 
 pub use error::{Error, Kind, Result};
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub use sys::bare;

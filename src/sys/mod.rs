@@ -4,5 +4,7 @@
 //! registrations. *Bounded* by what the caller asks for, once. *Fails* with the errno's meaning and what to do.
 #![allow(unsafe_code, reason = "this is the room for it; every block carries its argument")]
 
+#[cfg(feature = "bench")]
+pub mod bare;
 pub(crate) mod map;
 pub(crate) mod ring;
