@@ -5,7 +5,8 @@
 //! of 64 pages overwritten; with `Ring::drop` freeing what is in flight without waiting, the second does, with more
 //! than 50. Round 0 drops at once, when the disk has hardly begun.
 
-use std::future::Future;
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 use std::io::Write;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
