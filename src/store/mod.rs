@@ -6,6 +6,7 @@
 
 mod fault;
 mod file;
+mod http;
 mod memory;
 mod throttle;
 
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 pub use fault::{Fault, FaultStore};
 pub use file::{FileBackend, FileOptions, FileStore};
+pub use http::{HttpOptions, HttpStore};
 pub use memory::MemoryStore;
 pub use throttle::{Throttle, ThrottleStore};
 

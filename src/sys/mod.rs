@@ -6,5 +6,11 @@
 
 #[cfg(feature = "bench")]
 pub mod bare;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 pub(crate) mod map;
 pub(crate) mod ring;
+pub(crate) mod socket;
+pub(crate) mod stream;
+#[cfg(feature = "emulate")]
+pub(crate) mod timer;

@@ -1,0 +1,263 @@
+//! One client's connection: reads requests, and hands bytes over when the link has carried them.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use tokio::io::{Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{sleep_until, timeout};
+
+use super::fault::{Cut, Effect};
+use super::network::{FlowId, Transfer};
+use super::request::{HEAD_MAX, Method, Parsed, Request, parse};
+use super::response::{Response, respond};
+use super::server::Shared;
+use super::site::Content;
+
+/// A connection on which nothing is asked for, or nothing is taken, for this long is closed.
+const IDLE_MAX: Duration = Duration::from_secs(120);
+
+/// A connection and its place in the network.
+pub(super) struct Connection {
+    stream: TcpStream,
+    flow: FlowId,
+    shared: Arc<Shared>,
+    /// What was read and not understood yet.
+    unread: Vec<u8>,
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream, shared: Arc<Shared>) -> Self {
+        let flow = shared.pacer.open();
+        shared.counters.opened();
+        Connection { stream, flow, shared, unread: Vec::new() }
+    }
+
+    /// Answers requests until the client goes, a fault ends it, or nothing happens for long.
+    pub(super) async fn serve(mut self) {
+        // What goes wrong here is the client's going away: there is nobody left to tell.
+        let _ = self.stream.set_nodelay(true);
+        while let Ok(Ok(Some(request))) = timeout(IDLE_MAX, self.next_request()).await {
+            match self.answer(request).await {
+                Ok(None) => {}
+                Ok(Some(Cut::Close)) | Err(_) => return,
+                Ok(Some(Cut::Reset)) => {
+                    let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The next request, or the status that refuses it; `None` when the client has gone.
+    async fn next_request(&mut self) -> io::Result<Option<Result<Request, u16>>> {
+        loop {
+            if !self.unread.is_empty() {
+                match parse(&self.unread) {
+                    Parsed::Partial => {}
+                    Parsed::Refused(status) => return Ok(Some(Err(status))),
+                    Parsed::Complete(request, length) => {
+                        self.unread.drain(..length);
+                        return Ok(Some(Ok(request)));
+                    }
+                }
+            }
+            self.stream.readable().await?;
+            let mut bytes = [0; 4096];
+            let room = bytes.len().min(HEAD_MAX - self.unread.len());
+            match self.stream.try_read(&mut bytes[..room]) {
+                Ok(0) => return Ok(None),
+                Ok(read) => self.unread.extend_from_slice(&bytes[..read]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Answers one request, and says how the connection ends, if it does.
+    async fn answer(&self, request: Result<Request, u16>) -> io::Result<Option<Cut>> {
+        let (response, effect) = self.response(request);
+        let ignore_untaken = matches!(effect, Some(Effect::Slow { .. }));
+        let delay = if let Some(Effect::Delay(time)) = effect { time } else { Duration::ZERO };
+        let asked = self.shared.pacer.request(self.flow, Transfer { bytes: response.bytes(), delay, ignore_untaken });
+        let mut pace = Pace { effect, asked, head: response.head.len() as u64, first: None };
+        let (mut sent, total) = (0, response.bytes());
+        while sent < total {
+            let (mut credit, at) = self.arrived().await?;
+            while credit > 0 {
+                let (bytes, due) = pace.next(sent, credit, at);
+                if let Some(due) = due {
+                    sleep_until(due.into()).await;
+                }
+                timeout(IDLE_MAX, self.hand_over(&response, sent, bytes)).await??;
+                self.shared.pacer.taken(self.flow, bytes);
+                (sent, credit) = (sent + bytes as u64, credit - bytes);
+            }
+        }
+        Ok(response.end)
+    }
+
+    fn response(&self, request: Result<Request, u16>) -> (Response, Option<Effect>) {
+        let shared = &self.shared;
+        let request = match request {
+            Ok(request) if request.method != Method::Other => request,
+            Ok(_) => return (Response::refusal(405), None),
+            Err(status) => return (Response::refusal(status), None),
+        };
+        shared.counters.requested();
+        let (admitted, effect) = {
+            let mut script = shared.script();
+            let admitted = script.admits(request.bearer.as_deref(), Instant::now());
+            (admitted, admitted.then(|| script.strike(&request.key, request.method == Method::Get)).flatten())
+        };
+        if !admitted || effect.is_some() {
+            shared.counters.struck();
+        }
+        if !admitted {
+            return (Response::bare(401, "WWW-Authenticate: Bearer\r\n"), None);
+        }
+        let mut response = respond(&request, shared.site.object(&request.key), effect.as_ref());
+        if request.close {
+            response.end = response.end.or(Some(Cut::Close));
+        }
+        (response, effect)
+    }
+
+    /// Bytes that the link has carried, and when.
+    async fn arrived(&self) -> io::Result<(usize, Instant)> {
+        let mut watched = true;
+        poll_fn(|cx| {
+            if let Poll::Ready(arrival) = self.shared.pacer.poll_arrived(self.flow, cx) {
+                return Poll::Ready(Ok(arrival));
+            }
+            // A client that gave up, as hedging ones do, must not fill the link any longer.
+            let mut byte = [0];
+            while watched {
+                match self.stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    // It sent its next request early: that waits.
+                    Poll::Ready(Ok(_)) => watched = false,
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Writes `bytes` of the response, from position `from`, to the socket.
+    async fn hand_over(&self, response: &Response, from: u64, bytes: usize) -> io::Result<()> {
+        let head = response.head.len() as u64;
+        let (mut at, end) = (from, from + bytes as u64);
+        while at < end {
+            if at < head {
+                at += self.write(&response.head[at as usize..end.min(head) as usize]).await? as u64;
+                continue;
+            }
+            let position = response.body.start + (at - head);
+            let most = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let written = match response.corrupt {
+                Some(wrong) if wrong == position => self.write_wrong(response, position).await?,
+                Some(wrong) if wrong > position => {
+                    let before = usize::try_from(wrong - position).unwrap_or(usize::MAX);
+                    self.write_body(response, position, most.min(before)).await?
+                }
+                _ => self.write_body(response, position, most).await?,
+            };
+            at += written as u64;
+            self.shared.counters.sent(written as u64);
+        }
+        Ok(())
+    }
+
+    async fn write_body(&self, response: &Response, position: u64, most: usize) -> io::Result<usize> {
+        match &response.content {
+            Some(Content::Memory(bytes)) => {
+                let from = position as usize;
+                self.write(bytes.get(from..from + most).ok_or(io::ErrorKind::UnexpectedEof)?).await
+            }
+            Some(Content::File(file)) => {
+                let send = || {
+                    let mut offset = position;
+                    Ok(rustix::fs::sendfile(&self.stream, file, Some(&mut offset), most)?)
+                };
+                match self.stream.async_io(Interest::WRITABLE, send).await? {
+                    // The file has become shorter since its size was announced.
+                    0 => Err(io::ErrorKind::UnexpectedEof.into()),
+                    sent => Ok(sent),
+                }
+            }
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    /// Writes the byte at `position` with one bit flipped.
+    async fn write_wrong(&self, response: &Response, position: u64) -> io::Result<usize> {
+        let mut byte = [0];
+        match &response.content {
+            Some(Content::Memory(bytes)) => byte[0] = *bytes.get(position as usize).unwrap_or(&0),
+            Some(Content::File(file)) => std::os::unix::fs::FileExt::read_exact_at(file, &mut byte, position)?,
+            None => {}
+        }
+        self.write(&[byte[0] ^ 1]).await
+    }
+
+    async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.async_io(Interest::WRITABLE, || self.stream.try_write(bytes)).await
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.shared.pacer.close(self.flow);
+        self.shared.counters.closed();
+    }
+}
+
+/// When bytes that have arrived are handed over: at once, unless a fault holds them back.
+struct Pace {
+    effect: Option<Effect>,
+    asked: Instant,
+    /// Bytes of the head, which faults of the body spare.
+    head: u64,
+    /// When the body began, or the pause.
+    first: Option<Instant>,
+}
+
+impl Pace {
+    /// Of `credit` bytes at position `sent`, which arrived `at`: how many to hand over, and not before when.
+    fn next(&mut self, sent: u64, credit: usize, at: Instant) -> (usize, Option<Instant>) {
+        match self.effect {
+            Some(Effect::Slow { factor }) => {
+                let late = (at - self.asked).mul_f64(factor.clamp(1.0, 1e4));
+                (credit, Some(self.asked + late))
+            }
+            Some(Effect::Stall { after, pause }) => {
+                let before = (self.head + after).saturating_sub(sent);
+                match (before, self.first) {
+                    (0, None) => {
+                        let resumes = Instant::now() + pause;
+                        self.first = Some(resumes);
+                        (credit, Some(resumes))
+                    }
+                    (0, Some(_)) => (credit, None),
+                    (before, _) => (usize::try_from(before).unwrap_or(credit).min(credit), None),
+                }
+            }
+            Some(Effect::Drip { bytes_s }) if sent >= self.head => {
+                let rate = bytes_s.max(1);
+                let first = *self.first.get_or_insert_with(Instant::now);
+                // A twentieth of a second's worth at a time.
+                let bytes = usize::try_from(rate.div_ceil(20)).unwrap_or(credit).min(credit);
+                let done = sent - self.head + bytes as u64;
+                (bytes, Some(first + Duration::from_secs_f64(done as f64 / rate as f64)))
+            }
+            Some(Effect::Drip { .. }) => (usize::try_from(self.head - sent).unwrap_or(credit).min(credit), None),
+            _ => (credit, None),
+        }
+    }
+}

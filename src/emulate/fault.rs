@@ -1,0 +1,299 @@
+//! What goes wrong at the far end, when told to: by number, by chance with a seed, or always.
+
+use std::time::{Duration, Instant};
+
+use super::line::Chance;
+
+/// What goes wrong with a request.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Effect {
+    /// Another status than was due (400 to 599), without a body; `retry_after` in whole seconds.
+    Status {
+        /// 503, 429, 500, 403, …
+        status: u16,
+        /// Value of `Retry-After`, if it is sent.
+        retry_after: Option<Duration>,
+    },
+    /// The connection ends after so many bytes of the body; none but the connection if 0 bytes.
+    Cut {
+        /// Bytes of the body that are sent.
+        after: u64,
+        /// How it ends.
+        how: Cut,
+    },
+    /// The body pauses once.
+    Stall {
+        /// Bytes of the body before the pause.
+        after: u64,
+        /// Its length.
+        pause: Duration,
+    },
+    /// The body comes at no more than this many bytes per second.
+    Drip {
+        /// Bytes per second.
+        bytes_s: u64,
+    },
+    /// An ETag that is not the object's.
+    WrongETag,
+    /// A `Content-Range` that is shifted by one byte.
+    WrongContentRange,
+    /// `Range` is ignored: 200 and the whole object.
+    IgnoreRange,
+    /// A redirection to the same place.
+    RedirectLoop,
+    /// One bit of the body is flipped.
+    Corrupt {
+        /// Which byte of the body.
+        at: u64,
+    },
+    /// The answer starts later.
+    Delay(Duration),
+    /// Everything arrives after so many times the time that it would have taken, counted from the request: a straggler.
+    Slow {
+        /// 1 or more.
+        factor: f64,
+    },
+}
+
+/// How a connection ends in mid-body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// In order (FIN), as if the body were complete.
+    Close,
+    /// With a reset (RST).
+    Reset,
+}
+
+impl Effect {
+    /// 503 without `Retry-After`.
+    pub fn unavailable() -> Self {
+        Effect::Status { status: 503, retry_after: None }
+    }
+
+    /// Whether it shows in a body only, so that requests without one do not count.
+    fn needs_body(&self) -> bool {
+        matches!(self, Effect::Cut { .. } | Effect::Stall { .. } | Effect::Drip { .. } | Effect::Corrupt { .. })
+    }
+}
+
+/// An effect, and which requests it strikes. On its own: every request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fault {
+    effect: Effect,
+    key: Option<String>,
+    skip: u64,
+    every: u64,
+    times: u64,
+    probability: f64,
+}
+
+impl Fault {
+    /// Strikes every request.
+    pub fn new(effect: Effect) -> Self {
+        Fault { effect, key: None, skip: 0, every: 1, times: u64::MAX, probability: 1.0 }
+    }
+
+    /// Only requests whose key contains `part`; the others are not counted.
+    #[must_use]
+    pub fn on(mut self, part: impl Into<String>) -> Self {
+        self.key = Some(part.into());
+        self
+    }
+
+    /// Only the `n`-th request that it could strike, 1 being the first.
+    #[must_use]
+    pub fn nth(self, n: u64) -> Self {
+        self.skip(n.saturating_sub(1)).times(1)
+    }
+
+    /// Spares the first `requests`.
+    #[must_use]
+    pub fn skip(mut self, requests: u64) -> Self {
+        self.skip = requests;
+        self
+    }
+
+    /// Strikes one in `requests`: the first of them, regularly.
+    #[must_use]
+    pub fn every(mut self, requests: u64) -> Self {
+        self.every = requests.max(1);
+        self
+    }
+
+    /// Strikes at most so many times.
+    #[must_use]
+    pub fn times(mut self, times: u64) -> Self {
+        self.times = times;
+        self
+    }
+
+    /// Strikes with this probability, 0 to 1, drawn from the seed of [`Faults`].
+    #[must_use]
+    pub fn probability(mut self, probability: f64) -> Self {
+        self.probability = probability;
+        self
+    }
+}
+
+/// A bearer token that the server asks for.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token {
+    /// What `Authorization: Bearer …` must say.
+    pub value: String,
+    /// How long it is good, from when the faults were set; for ever if `None`.
+    pub valid_for: Option<Duration>,
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token").field("valid_for", &self.valid_for).finish_non_exhaustive()
+    }
+}
+
+/// Everything that goes wrong. Of several faults that strike the same request the first one counts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Faults {
+    /// In order of precedence.
+    pub list: Vec<Fault>,
+    /// Requests without this token, or after its time, are answered with 401.
+    pub token: Option<Token>,
+    /// Seed of the probabilities.
+    pub seed: u64,
+}
+
+impl Faults {
+    /// Nothing goes wrong.
+    pub fn none() -> Self {
+        Faults::default()
+    }
+
+    /// This one more.
+    #[must_use]
+    pub fn with(mut self, fault: Fault) -> Self {
+        self.list.push(fault);
+        self
+    }
+
+    /// Asks for this token.
+    #[must_use]
+    pub fn token(mut self, value: impl Into<String>, valid_for: Option<Duration>) -> Self {
+        self.token = Some(Token { value: value.into(), valid_for });
+        self
+    }
+
+    /// The same faults with another seed.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+}
+
+impl From<Fault> for Faults {
+    fn from(fault: Fault) -> Self {
+        Faults::none().with(fault)
+    }
+}
+
+/// The faults at work: which request strikes which.
+#[derive(Debug)]
+pub(super) struct Script {
+    faults: Vec<Struck>,
+    token: Option<Token>,
+    set_at: Instant,
+    chance: Chance,
+}
+
+#[derive(Debug)]
+struct Struck {
+    fault: Fault,
+    seen: u64,
+    times: u64,
+}
+
+impl Script {
+    pub(super) fn new(faults: Faults, now: Instant) -> Self {
+        Script {
+            faults: faults.list.into_iter().map(|fault| Struck { fault, seen: 0, times: 0 }).collect(),
+            token: faults.token,
+            set_at: now,
+            chance: Chance(faults.seed),
+        }
+    }
+
+    /// Whether a request with this token may pass.
+    pub(super) fn admits(&self, bearer: Option<&str>, now: Instant) -> bool {
+        self.token.as_ref().is_none_or(|token| {
+            bearer == Some(token.value.as_str()) && token.valid_for.is_none_or(|time| now - self.set_at < time)
+        })
+    }
+
+    /// What strikes the next request.
+    pub(super) fn strike(&mut self, key: &str, has_body: bool) -> Option<Effect> {
+        let mut effect = None;
+        for Struck { fault, seen, times } in &mut self.faults {
+            if fault.key.as_ref().is_some_and(|part| !key.contains(part.as_str()))
+                || (fault.effect.needs_body() && !has_body)
+            {
+                continue;
+            }
+            *seen += 1;
+            let due = *seen > fault.skip && (*seen - fault.skip - 1).is_multiple_of(fault.every);
+            let drawn = due && (fault.probability >= 1.0 || self.chance.unit() < fault.probability);
+            if effect.is_none() && drawn && *times < fault.times {
+                *times += 1;
+                effect = Some(fault.effect.clone());
+            }
+        }
+        effect
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn struck(faults: Faults, requests: usize) -> Vec<bool> {
+        let mut script = Script::new(faults, Instant::now());
+        (0..requests).map(|_| script.strike("a.tar", true).is_some()).collect()
+    }
+
+    #[test]
+    fn strikes_by_number() {
+        let fault = || Fault::new(Effect::unavailable());
+        assert_eq!(struck(fault().nth(2).into(), 4), [false, true, false, false]);
+        assert_eq!(struck(fault().skip(1).every(2).into(), 5), [false, true, false, true, false]);
+        assert_eq!(struck(fault().times(2).into(), 3), [true, true, false]);
+        assert_eq!(struck(fault().on("b.").into(), 1), [false]);
+        assert_eq!(struck(fault().on("a.").into(), 1), [true]);
+    }
+
+    #[test]
+    fn strikes_by_chance_alike_for_one_seed() {
+        let faults = |seed| Faults::from(Fault::new(Effect::unavailable()).probability(0.1)).seed(seed);
+        let struck_once = struck(faults(1), 10_000);
+        assert_eq!(struck_once, struck(faults(1), 10_000));
+        assert_ne!(struck_once, struck(faults(2), 10_000));
+        let times = struck_once.iter().filter(|struck| **struck).count();
+        assert!((900..1100).contains(&times), "{times} of 10,000 at 10 %");
+    }
+
+    #[test]
+    fn the_first_fault_counts_and_bodies_are_needed_for_some() {
+        let cut = Effect::Cut { after: 1, how: Cut::Reset };
+        let faults = Faults::from(Fault::new(cut.clone())).with(Fault::new(Effect::WrongETag));
+        let mut script = Script::new(faults, Instant::now());
+        assert_eq!(script.strike("a", false), Some(Effect::WrongETag));
+        assert_eq!(script.strike("a", true), Some(cut));
+    }
+
+    #[test]
+    fn tokens_expire() {
+        let now = Instant::now();
+        let script = Script::new(Faults::none().token("t", Some(Duration::from_secs(5))), now);
+        assert!(script.admits(Some("t"), now + Duration::from_secs(4)));
+        assert!(!script.admits(Some("t"), now + Duration::from_secs(5)));
+        assert!(!script.admits(Some("u"), now) && !script.admits(None, now));
+    }
+}

@@ -1,0 +1,134 @@
+//! One connection's congestion window: slow start, linear growth, halving. Pure.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::link::{Link, PACKET};
+
+/// Linux waits this long beyond the round trip before it takes a connection for idle.
+const IDLE_BEYOND_RTT: Duration = Duration::from_millis(200);
+
+/// State of one connection as its sender and its receiver see it. Times count from the network's start.
+#[derive(Debug)]
+pub(super) struct Flow {
+    /// When the handshake is over.
+    pub(super) established: Duration,
+    /// Bytes of the response that wait for the window.
+    pub(super) pending: u64,
+    /// Bytes sent whose acknowledgement is not back.
+    pub(super) in_flight: usize,
+    /// Sizes of the chunks on their way, in order.
+    pub(super) on_the_way: VecDeque<usize>,
+    /// What has arrived and was not yet taken: when, and how much.
+    pub(super) arrived: VecDeque<(Duration, usize)>,
+    /// Bytes sent that the client's socket has not taken yet: they fill its receive window.
+    pub(super) untaken: usize,
+    /// Whether the receive window is left out.
+    pub(super) ignore_untaken: bool,
+    /// Whether the flow queues for room in the link's buffer.
+    pub(super) waiting: bool,
+    /// No chunk arrives before the last one: bytes are delivered in order.
+    pub(super) last_delivery: Duration,
+    /// When the chunk that the link's buffer dropped is sent again.
+    pub(super) resent_at: Option<Duration>,
+    window: usize,
+    threshold: usize,
+    /// Bytes acknowledged towards the next packet of linear growth.
+    credit: usize,
+    /// Whether the window kept bytes back: only then does it grow.
+    limited: bool,
+    recovering_until: Duration,
+    last_sent: Duration,
+}
+
+impl Flow {
+    pub(super) fn new(link: &Link, now: Duration) -> Self {
+        Flow {
+            established: now + link.rtt,
+            pending: 0,
+            in_flight: 0,
+            on_the_way: VecDeque::new(),
+            arrived: VecDeque::new(),
+            untaken: 0,
+            ignore_untaken: false,
+            waiting: false,
+            last_delivery: now,
+            resent_at: None,
+            window: link.initial_window.min(link.window_bytes),
+            threshold: usize::MAX,
+            credit: 0,
+            limited: false,
+            recovering_until: Duration::ZERO,
+            last_sent: now,
+        }
+    }
+
+    /// More bytes to send, after a pause that may have closed the window.
+    pub(super) fn add(&mut self, link: &Link, bytes: u64, now: Duration) {
+        let idle = self.pending == 0 && self.in_flight == 0;
+        if link.idle_restart && idle && now.saturating_sub(self.last_sent) > link.rtt + IDLE_BEYOND_RTT {
+            self.window = self.window.min(link.initial_window);
+        }
+        self.pending += bytes;
+    }
+
+    /// Bytes that the window lets go now, if it is worth the while.
+    pub(super) fn next_chunk(&mut self, link: &Link) -> Option<usize> {
+        if self.pending == 0 {
+            self.limited = false;
+            return None;
+        }
+        let window = self.window.min(link.window_bytes);
+        let untaken = if self.ignore_untaken { 0 } else { self.untaken };
+        let room = window.saturating_sub(self.in_flight).min(link.window_bytes.saturating_sub(untaken));
+        // Half a window at most, so that acknowledgements keep coming while the other half travels.
+        let chunk = link.chunk_max().min((window / 2).max(PACKET));
+        let chunk = chunk.min(usize::try_from(self.pending).unwrap_or(chunk));
+        self.limited = room < chunk;
+        (!self.limited).then_some(chunk)
+    }
+
+    pub(super) fn sent(&mut self, bytes: usize, now: Duration) {
+        self.pending -= bytes as u64;
+        self.in_flight += bytes;
+        self.untaken += bytes;
+        self.last_sent = now;
+        self.on_the_way.push_back(bytes);
+    }
+
+    /// Slow start below the threshold: one byte more for each acknowledged; above, a packet per round.
+    pub(super) fn acknowledged(&mut self, link: &Link, bytes: usize) {
+        self.in_flight = self.in_flight.saturating_sub(bytes);
+        if !self.limited {
+            return;
+        }
+        if self.window < self.threshold {
+            self.window = (self.window + bytes).min(self.threshold);
+        } else {
+            self.credit += bytes;
+            while self.credit >= self.window {
+                self.credit -= self.window;
+                self.window += PACKET;
+            }
+        }
+        self.window = self.window.min(link.window_bytes);
+    }
+
+    /// Halves the window, once per round trip. Says whether it did.
+    pub(super) fn back_off(&mut self, now: Duration, round: Duration) -> bool {
+        if now < self.recovering_until {
+            return false;
+        }
+        self.recovering_until = now + round;
+        self.threshold = (self.window / 2).max(2 * PACKET);
+        self.window = self.threshold;
+        self.credit = 0;
+        true
+    }
+
+    /// Starts over, as after a time-out of retransmission.
+    pub(super) fn time_out(&mut self, link: &Link) {
+        self.threshold = (self.window / 2).max(2 * PACKET);
+        self.window = self.window.min(link.initial_window);
+    }
+}
