@@ -31,7 +31,7 @@ fn dropped_reads_write_to_no_page_that_came_back() {
     let slab = Slab::new(PAGES * PAGE_BYTES, PAGE_BYTES).unwrap();
     let Some(store) = ring() else { return };
     for round in 0..ROUNDS {
-        begin_and_drop(&*store, &slab, &key, pause(round));
+        begin_and_drop(&store, &slab, &key, pause(round));
         check_reuse(&slab, round);
     }
     assert_eq!(slab.usage().free, PAGES);
@@ -44,7 +44,7 @@ fn a_dropped_store_waits_for_the_kernel_before_it_frees() {
     let slab = Slab::new(PAGES * PAGE_BYTES, PAGE_BYTES).unwrap();
     for round in 0..ROUNDS {
         let Some(store) = ring() else { return };
-        begin_and_drop(&*store, &slab, &key, pause(round));
+        begin_and_drop(&store, &slab, &key, pause(round));
         drop(store);
         check_reuse(&slab, round);
     }
