@@ -13,7 +13,7 @@
 //! let objects = Objects::default();
 //! objects.put("train-0000.tar", vec![7_u8; 1 << 20]);
 //! let link = Link { rtt: Duration::from_millis(15), rate_bytes_s: Some(125_000_000), ..Link::default() };
-//! let server = Server::start(Site::objects(objects), link, Faults::default())?;
+//! let server = Server::start(Site::objects(objects), link, Faults::none())?;
 //! assert!(server.url().starts_with("http://127.0.0.1:"));
 //! # Ok::<(), farfeed::Error>(())
 //! ```
