@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
+use std::time::Duration;
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -63,12 +64,15 @@ struct Inner {
     source: Option<Box<dyn StdError + Send + Sync>>,
     /// Whether asking again later may succeed. Stores set it; fetch reads it.
     transient: bool,
+    /// The least time to wait before asking again, where the store named one.
+    retry_after: Option<Duration>,
 }
 
 impl Error {
     /// An error of `kind`; `context` names what and where.
     pub fn new(kind: Kind, context: impl Into<Cow<'static, str>>) -> Self {
-        Error(Box::new(Inner { kind, context: context.into(), advice: None, source: None, transient: false }))
+        let context = context.into();
+        Error(Box::new(Inner { kind, context, advice: None, source: None, transient: false, retry_after: None }))
     }
 
     /// Says what the user can do.
@@ -92,6 +96,14 @@ impl Error {
         self
     }
 
+    /// Marks the error as one that may pass, but not before `delay`: the store said so.
+    #[must_use]
+    pub fn retry_in(mut self, delay: Duration) -> Self {
+        self.0.transient = true;
+        self.0.retry_after = Some(delay);
+        self
+    }
+
     /// Puts `outer` in front of the context: `outer: inner`.
     #[must_use]
     pub fn within(mut self, outer: impl fmt::Display) -> Self {
@@ -107,6 +119,11 @@ impl Error {
     /// Whether asking again later may succeed.
     pub fn is_transient(&self) -> bool {
         self.0.transient
+    }
+
+    /// The least time to wait before asking again, where the store named one.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
     }
 
     /// What the user can do about it, if anything is known.

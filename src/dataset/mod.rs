@@ -5,5 +5,23 @@
 //! allocated. *Fails* with `Corrupt`, naming shard and offset, on bytes that are not what they claim.
 
 mod catalog;
+mod expand;
+mod fingerprint;
+mod index;
+mod location;
+mod members;
+mod npy;
+mod records;
+mod samples;
+mod tar;
+mod webdataset;
 
 pub use catalog::{Block, Dtype, Extent, FieldId, FieldLayout, SampleId, Shard, Version};
+pub use expand::expand;
+pub use index::{Index, index_url};
+pub use members::{MemberPlace, ShardIndex, Skipped};
+pub use npy::NpyHeader;
+pub use records::{RecordShard, RecordSpec};
+pub use samples::{BlockCut, Dataset};
+pub use tar::{Entry, EntryKind, TarScanner};
+pub use webdataset::ShardIndexer;

@@ -16,6 +16,8 @@ pub struct Landing {
     /// Bytes in front of the payload that an aligned read brought along.
     lead: usize,
     len: usize,
+    /// `len` of the landing that this was shortened from: what must fit into the pages in the end.
+    whole: usize,
     filled: usize,
     progress: Arc<AtomicU64>,
 }
@@ -25,7 +27,7 @@ impl Landing {
     pub fn new(pages: Vec<Page<Filling>>, len: usize) -> Self {
         let page_bytes = pages.first().map_or(0, |page| page.len());
         debug_assert!(pages.len() * page_bytes >= len);
-        Landing { pages, page_bytes, lead: 0, len, filled: 0, progress: Arc::default() }
+        Landing { pages, page_bytes, lead: 0, len, whole: len, filled: 0, progress: Arc::default() }
     }
 
     /// Bytes wanted.
@@ -111,9 +113,42 @@ impl Landing {
 
     /// Puts the pages back; payload starts `lead` bytes into the first one.
     pub fn put_pages(&mut self, pages: Vec<Page<Filling>>, lead: usize) {
-        debug_assert!(pages.len() * self.page_bytes >= lead + self.len);
+        debug_assert!(pages.len() * self.page_bytes >= lead + self.whole);
         self.pages = pages;
         self.lead = lead;
+    }
+
+    /// Moves the pages into a landing that ends `len` bytes after what has landed: a read that is cut short on
+    /// purpose. [`Landing::rejoin`] brings them back; until then this landing is without pages.
+    pub fn shorten(&mut self, len: usize) -> Landing {
+        Landing {
+            pages: self.take_pages(),
+            page_bytes: self.page_bytes,
+            lead: self.lead,
+            len: self.len.min(self.filled.saturating_add(len)),
+            whole: self.whole,
+            filled: self.filled,
+            progress: Arc::clone(&self.progress),
+        }
+    }
+
+    /// Takes back what [`Landing::shorten`] gave, with what has landed in it.
+    pub fn rejoin(&mut self, part: Landing) {
+        debug_assert!(part.page_bytes == self.page_bytes && part.len <= self.len);
+        self.pages = part.pages;
+        self.lead = part.lead;
+        self.filled = part.filled;
+    }
+
+    /// Bytes in the first page in front of the payload.
+    pub fn lead(&self) -> usize {
+        self.lead
+    }
+
+    /// The largest lead that leaves room for the payload; `None` when even without one the pages are too few: they
+    /// were taken, and not put back.
+    pub fn lead_max(&self) -> Option<usize> {
+        (self.pages.len() * self.page_bytes).checked_sub(self.whole)
     }
 
     /// Bytes in a page.
@@ -265,6 +300,23 @@ mod tests {
         landing.push(&[1; 99]);
         assert!(landing.landed().is_none());
         assert_eq!(slab.usage().free, 4);
+    }
+
+    #[test]
+    fn a_shortened_landing_comes_back_with_what_landed() {
+        let slab = slab();
+        let mut landing = Landing::new(slab.take(2).unwrap(), 6000);
+        landing.push(&[1; 10]);
+        let mut part = landing.shorten(5000);
+        assert_eq!((landing.page_count(), part.remaining()), (0, 5000));
+        assert_eq!((landing.lead_max(), part.lead_max()), (None, Some(2192)));
+        part.push(&[2; 4990]);
+        assert_eq!(landing.progress().load(Ordering::Relaxed), 5000);
+        landing.rejoin(part);
+        assert_eq!((landing.filled(), landing.page_count()), (5000, 2));
+        landing.push(&[3; 2000]);
+        let all = landing.landed().unwrap().slices(0, 6000).collect::<Vec<_>>().concat();
+        assert_eq!((all[9], all[10], all[4999], all[5000], all.len()), (1, 2, 2, 3, 6000));
     }
 
     #[test]

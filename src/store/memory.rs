@@ -50,7 +50,7 @@ impl MemoryStore {
         if let Some(expected) = request.version.as_ref().filter(|expected| **expected != version) {
             return Err(changed(self.root(), &request.key, expected, &version));
         }
-        let range = request.start..request.start + landing.len() as u64;
+        let range = request.start..request.start.saturating_add(landing.len() as u64);
         if range.end > size || request.size.is_some_and(|expected| expected != size) {
             return Err(past_end(self.root(), &request.key, &range, size));
         }

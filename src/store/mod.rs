@@ -4,7 +4,11 @@
 //! descriptors and rings. *Bounded* by what the caller has in flight; idle connections by a cap. *Fails* with a kind,
 //! and says whether asking again may help; what had landed before stays in the landing.
 
+mod fault;
+mod file;
+mod http;
 mod memory;
+mod throttle;
 
 use std::fmt;
 use std::future::Future;
@@ -13,7 +17,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use fault::{Fault, FaultStore};
+pub use file::{FileBackend, FileOptions, FileStore};
+pub use http::{HttpOptions, HttpStore};
 pub use memory::MemoryStore;
+pub use throttle::{Throttle, ThrottleStore};
 
 use crate::dataset::Version;
 use crate::error::{Error, Kind, Result};

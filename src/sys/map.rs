@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 /// Size and alignment of a transparent huge page on x86-64 and on arm64 with 4 KiB base pages.
 pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
 
-/// An anonymous private mapping, aligned to [`HUGE_PAGE_BYTES`], zeroed and resident, kept out of forked children.
+/// An anonymous private mapping, aligned to [`HUGE_PAGE_BYTES`] and zeroed.
 pub(crate) struct Map {
     start: NonNull<u8>,
     bytes: usize,
@@ -27,6 +27,17 @@ unsafe impl Sync for Map {}
 impl Map {
     /// Maps `bytes`, rounded up to whole huge pages, and touches all of it so that no page fault is left for later.
     pub(crate) fn new(bytes: usize) -> Result<Self> {
+        let map = Map::lazy(bytes)?;
+        // Advice: a kernel without it costs a forked child's memory, not correctness.
+        // SAFETY: the range lies inside the mapping made above.
+        let _ = unsafe { madvise(map.start.as_ptr().cast(), map.bytes, Advice::LinuxDontFork) };
+        map.touch();
+        Ok(map)
+    }
+
+    /// Maps `bytes`, rounded up to whole huge pages, that take memory only where they are written to, and that a forked
+    /// child sees as it sees any other memory.
+    pub(crate) fn lazy(bytes: usize) -> Result<Self> {
         let bytes = bytes.max(1).next_multiple_of(HUGE_PAGE_BYTES);
         let mapped_bytes = bytes + HUGE_PAGE_BYTES;
         // SAFETY: an anonymous mapping at an address the kernel chooses replaces nothing that exists.
@@ -44,13 +55,9 @@ impl Map {
         // SAFETY: `skip` < HUGE_PAGE_BYTES, and the mapping is that much longer than `bytes`.
         let start = unsafe { mapped_start.add(skip) };
         let map = Map { start, bytes, mapped_start, mapped_bytes };
-        // Both are advice: a kernel without them costs speed (4 KiB pages) or a fork's memory, not correctness.
+        // Advice: a kernel without it costs speed (4 KiB pages), not correctness.
         // SAFETY: the range lies inside the mapping made above.
-        unsafe {
-            let _ = madvise(map.start.as_ptr().cast(), bytes, Advice::LinuxHugepage);
-            let _ = madvise(map.start.as_ptr().cast(), bytes, Advice::LinuxDontFork);
-        }
-        map.touch();
+        let _ = unsafe { madvise(map.start.as_ptr().cast(), bytes, Advice::LinuxHugepage) };
         Ok(map)
     }
 
@@ -79,7 +86,7 @@ impl Map {
             .map(|index| {
                 // SAFETY: (index + 1) * chunk_bytes <= map.bytes, so the chunk lies inside the mapping.
                 let start = unsafe { map.start.add(index * chunk_bytes) };
-                Chunk { start, bytes: chunk_bytes, map: Arc::clone(&map) }
+                Chunk { start, bytes: chunk_bytes, _map: Arc::clone(&map) }
             })
             .collect()
     }
@@ -107,20 +114,14 @@ impl Drop for Map {
 pub(crate) struct Chunk {
     start: NonNull<u8>,
     bytes: usize,
-    map: Arc<Map>,
+    /// Keeps the mapping.
+    _map: Arc<Map>,
 }
 
 // SAFETY: a chunk owns its range exclusively (chunks of a map never overlap), so it may move between threads.
 unsafe impl Send for Chunk {}
 // SAFETY: `&Chunk` allows reading only.
 unsafe impl Sync for Chunk {}
-
-impl Chunk {
-    /// The mapping this chunk was cut from.
-    pub(crate) fn map(&self) -> &Map {
-        &self.map
-    }
-}
 
 impl Deref for Chunk {
     type Target = [u8];

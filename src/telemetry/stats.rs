@@ -33,13 +33,15 @@ pub enum Counter {
     BytesCopiedByUserSpace,
     Batches,
     Samples,
+    /// Reads that were dropped to make room and had to be read again.
+    Rereads,
     /// Nanoseconds in which reads waited for free pages.
     PageWaitNs,
     /// Nanoseconds in which reads waited because enough were in flight.
     LinkWaitNs,
 }
 
-const COUNTERS: usize = 8;
+const COUNTERS: usize = 9;
 
 /// Counters shared by all threads of a loader.
 #[derive(Debug)]
@@ -47,6 +49,7 @@ pub struct Telemetry {
     started: Instant,
     stages: [StageCells; STAGES.len()],
     counters: [AtomicU64; COUNTERS],
+    first_batch_ns: AtomicU64,
     trace: Trace,
 }
 
@@ -65,6 +68,7 @@ impl Telemetry {
             started,
             stages: Default::default(),
             counters: Default::default(),
+            first_batch_ns: AtomicU64::new(0),
             trace: Trace::new(started, trace_spans),
         }
     }
@@ -85,6 +89,11 @@ impl Telemetry {
     /// A counter's value.
     pub fn counter(&self, counter: Counter) -> u64 {
         self.counters[counter as usize].load(Ordering::Relaxed)
+    }
+
+    /// Notes how long a run's first batch was waited for: the cold start, which is no stall.
+    pub fn first_batch(&self, wait: Duration) {
+        self.first_batch_ns.store(wait.as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// Spans for a picture of the run.
@@ -112,6 +121,8 @@ impl Telemetry {
             requests: self.counter(Counter::Requests),
             retries: self.counter(Counter::Retries),
             connections_opened: self.counter(Counter::ConnectionsOpened),
+            rereads: self.counter(Counter::Rereads),
+            first_batch_s: seconds(&self.first_batch_ns),
             batches: self.counter(Counter::Batches),
             samples: self.counter(Counter::Samples),
             page_wait_s: seconds(&self.counters[Counter::PageWaitNs as usize]),
@@ -185,6 +196,10 @@ pub struct Stats {
     pub retries: u64,
     /// Connections opened.
     pub connections_opened: u64,
+    /// Reads dropped to make room and read again: host memory is too small for the window.
+    pub rereads: u64,
+    /// Wait for the newest run's first batch: the cold start.
+    pub first_batch_s: f64,
     /// Batches delivered.
     pub batches: u64,
     /// Samples delivered.

@@ -1,0 +1,75 @@
+# What a contributor and the continuous integration run. Needs cargo and a C compiler; `make setup` looks for the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# An example that takes longer than this, in seconds, hangs.
+EXAMPLE_TIMEOUT := 180
+EXAMPLES := $(sort $(patsubst examples/%.rs,%,$(wildcard examples/*.rs)))
+
+.PHONY: help
+help:
+	@echo "make test     everything that must pass before a commit"
+	@echo "make bench    benchmarks: each checks its answer and prints its ceiling beside it"
+	@echo "make demo     a GPU (or host memory) fed across an emulated link, in one picture"
+	@echo
+	@echo "steps of make test: setup format lint unit docs examples"
+
+# One after the other, in this order, whatever -j says: they share cargo's lock anyway.
+.PHONY: test
+test:
+	@for step in setup format lint unit docs examples; do $(MAKE) --no-print-directory $$step; done
+	@echo "== all passed"
+
+.PHONY: setup
+setup:
+	@echo "== setup: what the other steps need"
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.89 or newer (https://rustup.rs)"; exit 1; }
+	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+	@command -v cc >/dev/null || { \
+	    [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	        || { echo "a C compiler is missing: apt-get install build-essential"; exit 1; }; \
+	    apt-get update -qq && apt-get install -y -qq build-essential; }
+	@if [ -f tests/python/setup.sh ]; then bash tests/python/setup.sh; fi
+
+.PHONY: format
+format:
+	@echo "== format"
+	@cargo fmt --all --check
+
+.PHONY: lint
+lint:
+	@echo "== lint"
+	@cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
+
+.PHONY: unit
+unit:
+	@echo "== tests"
+	@cargo test --workspace --all-features --lib --bins --tests
+	@echo "== tests in documentation"
+	@cargo test --workspace --all-features --doc
+
+# The command shares its name with the library, so only libraries are documented.
+.PHONY: docs
+docs:
+	@echo "== documentation"
+	@RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --all-features --no-deps --lib
+
+.PHONY: examples
+examples:
+	@cargo build --quiet --all-features --examples
+	@for example in $(EXAMPLES); do \
+	    echo "== example $$example"; \
+	    timeout $(EXAMPLE_TIMEOUT) cargo run --quiet --all-features --example $$example \
+	        || { echo "example $$example failed (exit status $$?; 124: longer than $(EXAMPLE_TIMEOUT) s)"; exit 1; }; \
+	done
+
+.PHONY: bench
+bench:
+	@cargo bench --workspace --all-features
+
+.PHONY: demo
+demo:
+	@cargo run --quiet --release --package farfeed-cli -- demo

@@ -1,0 +1,31 @@
+//! What URLs and paths have in common, whatever the store.
+
+/// Last component of a URL or path, without query and fragment: what stays the same when a dataset is copied elsewhere.
+pub(super) fn file_name(url: &str) -> &str {
+    let path = path(url).trim_end_matches('/');
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// The URL without query and fragment. Paths have neither: `?` and `#` are letters there.
+pub(super) fn path(url: &str) -> &str {
+    &url[..path_end(url)]
+}
+
+/// Where the query or the fragment begins.
+pub(super) fn path_end(url: &str) -> usize {
+    if url.contains("://") { url.find(['?', '#']).unwrap_or(url.len()) } else { url.len() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_components() {
+        assert_eq!(file_name("s3://bucket/a/b.tar"), "b.tar");
+        assert_eq!(file_name("https://h/a/b.tar?sig=1/2"), "b.tar");
+        assert_eq!(file_name("/data/what?/b#1.tar"), "b#1.tar");
+        assert_eq!(file_name("b.tar"), "b.tar");
+        assert_eq!(file_name("/data/dir/"), "dir");
+    }
+}

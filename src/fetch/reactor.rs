@@ -1,0 +1,307 @@
+//! Threads that drive the stores' futures.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use tokio::sync::{mpsc, watch};
+
+use super::retry::RetryPolicy;
+use crate::dataset::Version;
+use crate::error::{Error, Kind, Result};
+use crate::memory::{Landed, Landing};
+use crate::store::{Arrival, ReadRequest, Store};
+use crate::telemetry::{Counter, Lane, Stage, Telemetry};
+
+/// Where a shard's bytes come from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Store.
+    pub store: Arc<dyn Store>,
+    /// Key in it.
+    pub key: Arc<str>,
+    /// Size it must have, where known.
+    pub size: Option<u64>,
+    /// Version it must have, where known. Where it is not, the first answer's version holds for the rest of the run.
+    pub version: Option<Version>,
+}
+
+/// A read to carry out: `landing.len()` bytes of `shard` from `start` on.
+#[derive(Debug)]
+pub struct FetchRead {
+    /// Comes back in the completion.
+    pub id: u64,
+    /// Index into the sources.
+    pub shard: u32,
+    /// First byte.
+    pub start: u64,
+    /// Where the bytes go.
+    pub landing: Landing,
+}
+
+/// A read that is done.
+#[derive(Debug)]
+pub struct Completion {
+    /// The read's number.
+    pub id: u64,
+    /// Its bytes, or what went wrong; the pages are free then.
+    pub result: Result<Landed>,
+}
+
+/// Reads in flight on a few reactor threads.
+pub struct Fetch {
+    reactors: Vec<Reactor>,
+    next: AtomicUsize,
+}
+
+struct Reactor {
+    reads: mpsc::Sender<FetchRead>,
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a reactor's tasks share.
+struct Shared {
+    sources: Vec<Source>,
+    /// By shard: the version that the first answer told.
+    versions: Arc<[OnceLock<Version>]>,
+    policy: RetryPolicy,
+    telemetry: Arc<Telemetry>,
+    completions: Sender<Completion>,
+}
+
+/// How often progress is looked at.
+const PROGRESS_TICK: Duration = Duration::from_millis(250);
+
+impl Fetch {
+    /// Starts `threads` reactors that open `warm` connections to each store ahead of the first read. `in_flight_max` bounds what may be submitted and not yet completed; `completions` must
+    /// have room for that many.
+    ///
+    /// # Errors
+    /// `Io` when a thread cannot be started.
+    pub fn start(
+        sources: Vec<Source>,
+        policy: RetryPolicy,
+        threads: usize,
+        in_flight_max: usize,
+        warm: usize,
+        telemetry: Arc<Telemetry>,
+        completions: Sender<Completion>,
+    ) -> Result<Self> {
+        let mut reactors = Vec::with_capacity(threads.max(1));
+        let versions: Arc<[OnceLock<Version>]> = sources.iter().map(|_| OnceLock::new()).collect();
+        for number in 0..threads.max(1) {
+            let sources = if number == 0 { sources.clone() } else { for_reactor(&sources) };
+            let shared = Shared {
+                sources,
+                versions: Arc::clone(&versions),
+                policy,
+                telemetry: Arc::clone(&telemetry),
+                completions: completions.clone(),
+            };
+            reactors.push(Reactor::start(
+                number,
+                Arc::new(shared),
+                in_flight_max.max(1),
+                warm.div_ceil(threads.max(1)),
+            )?);
+        }
+        Ok(Fetch { reactors, next: AtomicUsize::new(0) })
+    }
+
+    /// Starts a read. Completions come in any order.
+    ///
+    /// # Errors
+    /// `Io` when more is in flight than was agreed, or the reactors have stopped: a mistake of the caller.
+    pub fn submit(&self, read: FetchRead) -> Result<()> {
+        let reactor = self.next.fetch_add(1, Ordering::Relaxed) % self.reactors.len();
+        self.reactors[reactor].reads.try_send(read).map_err(|error| {
+            let why = match error {
+                mpsc::error::TrySendError::Full(_) => "more reads in flight than agreed",
+                mpsc::error::TrySendError::Closed(_) => "the reactor has stopped",
+            };
+            Error::new(Kind::Io, why)
+        })
+    }
+}
+
+impl Drop for Fetch {
+    /// Drops every request in flight and ends the threads. Pages come back as the stores let go of them.
+    fn drop(&mut self) {
+        for reactor in &self.reactors {
+            let _ = reactor.stop.send(true);
+        }
+        for thread in self.reactors.iter_mut().filter_map(|reactor| reactor.thread.take()) {
+            // A panic there was reported by the panic hook; there is nothing left to undo.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for Fetch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetch").field("reactors", &self.reactors.len()).finish()
+    }
+}
+
+/// The same sources with connections of their own; shards of one store go on sharing it.
+pub(super) fn for_reactor(sources: &[Source]) -> Vec<Source> {
+    let mut copies: Vec<(Arc<dyn Store>, Arc<dyn Store>)> = Vec::new();
+    let mut copy_of = |store: &Arc<dyn Store>| {
+        if let Some((_, copy)) = copies.iter().find(|(original, _)| Arc::ptr_eq(original, store)) {
+            return Arc::clone(copy);
+        }
+        let copy = Arc::clone(store).per_reactor();
+        copies.push((Arc::clone(store), Arc::clone(&copy)));
+        copy
+    };
+    sources.iter().map(|source| Source { store: copy_of(&source.store), ..source.clone() }).collect()
+}
+
+impl Reactor {
+    fn start(number: usize, shared: Arc<Shared>, capacity: usize, warm: usize) -> Result<Self> {
+        let (reads, mut incoming) = mpsc::channel::<FetchRead>(capacity);
+        let (stop, mut stopped) = watch::channel(false);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| Error::new(Kind::Io, "starting a reactor").source(e))?;
+        let run = move || {
+            runtime.block_on(async {
+                shared.warm(warm);
+                loop {
+                    tokio::select! {
+                        biased;
+                        _ = stopped.changed() => break,
+                        read = incoming.recv() => match read {
+                            Some(read) => drop(tokio::spawn(carry_out(Arc::clone(&shared), read))),
+                            None => break,
+                        },
+                    }
+                }
+            });
+            // Drops the tasks, and with them their landings.
+            runtime.shutdown_timeout(Duration::from_secs(1));
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("farfeed-net-{number}"))
+            .spawn(run)
+            .map_err(|e| Error::new(Kind::Io, "starting a reactor thread").source(e))?;
+        Ok(Reactor { reads, stop, thread: Some(thread) })
+    }
+}
+
+async fn carry_out(shared: Arc<Shared>, read: FetchRead) {
+    let FetchRead { id, shard, start, mut landing } = read;
+    let began = Instant::now();
+    let result = shared.until_landed(shard, start, &mut landing).await;
+    let bytes = landing.filled() as u64;
+    shared.telemetry.trace().add(Lane::Fetch, began, Instant::now(), id, bytes);
+    let result = result.and_then(|()| {
+        landing.landed().ok_or_else(|| Error::new(Kind::Io, format!("read {id} ended before all its bytes had landed")))
+    });
+    // The receiver is gone only when the loader is being dropped; then nobody waits for this.
+    let _ = shared.completions.try_send(Completion { id, result });
+}
+
+impl Shared {
+    /// Opens connections in the background. One that cannot be opened is no error yet: the read that needs it will say so.
+    fn warm(&self, connections: usize) {
+        let mut warmed: Vec<&Arc<dyn Store>> = Vec::new();
+        for source in self.sources.iter().filter(|_| connections > 0) {
+            if !warmed.iter().any(|store| Arc::ptr_eq(store, &source.store)) {
+                warmed.push(&source.store);
+                let store = Arc::clone(&source.store);
+                tokio::spawn(async move { drop(store.warm(connections).await) });
+            }
+        }
+    }
+
+    async fn until_landed(&self, shard: u32, start: u64, landing: &mut Landing) -> Result<()> {
+        let source =
+            self.sources.get(shard as usize).ok_or_else(|| Error::new(Kind::Io, format!("no shard {shard}")))?;
+        let mut request = ReadRequest { key: Arc::clone(&source.key), start, size: source.size, version: None };
+        let mut last_progress = Instant::now();
+        let mut attempt = 0;
+        loop {
+            request.version = source.version.clone().or_else(|| self.versions[shard as usize].get().cloned());
+            let (before, asked) = (landing.filled(), Instant::now());
+            self.telemetry.count(Counter::Requests, 1);
+            let outcome = self.attempt(source, &request, landing).await;
+            let received = (landing.filled() - before) as u64;
+            self.account(&outcome, received, asked.elapsed());
+            let error = match outcome {
+                Ok(arrival) => return self.pin_version(shard, &request, arrival),
+                Err(error) => error,
+            };
+            if received > 0 {
+                (last_progress, attempt) = (Instant::now(), 0);
+            }
+            if !error.is_transient() {
+                return Err(error);
+            }
+            if last_progress.elapsed() >= self.policy.patience {
+                let tried = last_progress.elapsed().as_secs();
+                return Err(error.within(format!(
+                    "gave up on bytes {}.. after {tried} s without progress",
+                    start + landing.filled() as u64
+                )));
+            }
+            self.telemetry.count(Counter::Retries, 1);
+            let uniform = fastrand::f64();
+            tokio::time::sleep(self.policy.pause(attempt, uniform)).await;
+            attempt += 1;
+        }
+    }
+
+    fn account(&self, outcome: &Result<Arrival>, received: u64, busy: Duration) {
+        let first_byte = outcome.as_ref().map_or(Duration::ZERO, |arrival| arrival.first_byte);
+        self.telemetry.stage(Stage::Fetch, received, busy, first_byte);
+        if let Ok(arrival) = outcome {
+            self.telemetry.count(Counter::BytesCopiedByUserSpace, arrival.copied);
+            self.telemetry.count(Counter::ConnectionsOpened, u64::from(arrival.opened));
+        }
+    }
+
+    /// One request, dropped when no byte comes for too long. What has landed stays.
+    async fn attempt(&self, source: &Source, request: &ReadRequest, landing: &mut Landing) -> Result<Arrival> {
+        let progress = landing.progress();
+        let read = source.store.read(request, landing);
+        tokio::pin!(read);
+        let mut seen = (progress.load(Ordering::Relaxed), Instant::now());
+        loop {
+            match tokio::time::timeout(PROGRESS_TICK.min(self.policy.idle), &mut read).await {
+                Ok(outcome) => return outcome,
+                Err(_) => {
+                    let now = progress.load(Ordering::Relaxed);
+                    if now != seen.0 {
+                        seen = (now, Instant::now());
+                    } else if seen.1.elapsed() >= self.policy.idle {
+                        break;
+                    }
+                }
+            }
+        }
+        let at = request.start + seen.0;
+        Err(Error::new(
+            Kind::Stalled,
+            format!("{}{}: no byte for {:?} at byte {at}", source.store.root(), source.key, self.policy.idle),
+        )
+        .advice("the store or the link hangs; `farfeed doctor` and the server's log may say why")
+        .transient())
+    }
+
+    /// The first answer's version is the one that all later ones must have.
+    fn pin_version(&self, shard: u32, request: &ReadRequest, arrival: Arrival) -> Result<()> {
+        let Some(found) = arrival.version.filter(|_| request.version.is_none()) else { return Ok(()) };
+        let pinned = self.versions[shard as usize].get_or_init(|| found.clone());
+        if *pinned == found {
+            return Ok(());
+        }
+        let source = &self.sources[shard as usize];
+        Err(crate::store::changed(source.store.root(), &source.key, pinned, &found))
+    }
+}

@@ -1,0 +1,138 @@
+//! Whole objects, one after the other, in order: what indexing and small files need.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::reactor::{Fetch, FetchRead, Source};
+use super::retry::RetryPolicy;
+use crate::error::{Error, Kind, Result};
+use crate::memory::{Landing, Slab};
+use crate::store::{ObjectEntry, ObjectMeta};
+use crate::telemetry::Telemetry;
+
+/// Bytes of one read, and of one page: a page holds a read.
+const PIECE_BYTES: usize = 4 << 20;
+/// Reads in flight. In order of need this is the window that a stream may run ahead: 64 MiB.
+const PIECES_IN_FLIGHT: usize = 16;
+/// Heads and lists in flight.
+const LOOKUPS_IN_FLIGHT: usize = 32;
+
+/// Reads bytes `0..sizes[i]` of each source in turn and hands them on in order, as (source, offset, bytes).
+///
+/// # Errors
+/// The first error of a read, or of `take`, which ends the stream.
+pub fn stream(
+    sources: Vec<Source>,
+    sizes: &[u64],
+    policy: RetryPolicy,
+    telemetry: &Arc<Telemetry>,
+    mut take: impl FnMut(usize, u64, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let pieces: Vec<(usize, u64, usize)> = (0..sizes.len().min(sources.len()))
+        .flat_map(|source| {
+            let step = move |start: u64| (source, start, (sizes[source] - start).min(PIECE_BYTES as u64) as usize);
+            (0..sizes[source]).step_by(PIECE_BYTES).map(step)
+        })
+        .collect();
+    let alignment = sources.iter().map(|source| source.store.appetite().alignment).max().unwrap_or(1);
+    let page_bytes = (PIECE_BYTES + 2 * alignment).next_power_of_two() / 8;
+    let pages = (PIECE_BYTES + 2 * alignment).div_ceil(page_bytes);
+    let ahead = PIECES_IN_FLIGHT.min(pieces.len().max(1));
+    let slab = Slab::new(ahead * pages * page_bytes, page_bytes)?;
+    let (done, completions) = crossbeam_channel::bounded(ahead);
+    let fetch = Fetch::start(sources, policy, 1, ahead, 0, Arc::clone(telemetry), done)?;
+    let mut arrived = BTreeMap::new();
+    let (mut submitted, mut taken) = (0, 0);
+    while taken < pieces.len() {
+        while submitted < pieces.len() && submitted - taken < ahead {
+            let (shard, start, len) = pieces[submitted];
+            let landing = Landing::new(slab.take_within(pages, policy.patience)?, len);
+            fetch.submit(FetchRead { id: submitted as u64, shard: shard as u32, start, landing })?;
+            submitted += 1;
+        }
+        let completion = completions.recv_timeout(policy.patience * 2).map_err(|_| {
+            Error::new(Kind::Stalled, format!("no answer from the store for {:?}", policy.patience * 2))
+        })?;
+        arrived.insert(completion.id, completion.result?);
+        while let Some(landed) = arrived.remove(&(taken as u64)) {
+            let (shard, start, len) = pieces[taken];
+            let mut at = start;
+            for slice in landed.slices(0, len) {
+                take(shard, at, slice)?;
+                at += slice.len() as u64;
+            }
+            taken += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Sizes and versions of all sources, many at once.
+///
+/// # Errors
+/// The first error that is not transient, or that lasted longer than the policy's patience.
+pub fn heads(sources: &[Source], policy: RetryPolicy) -> Result<Vec<ObjectMeta>> {
+    runtime()?.block_on(async {
+        let mut metas: Vec<Option<ObjectMeta>> = vec![None; sources.len()];
+        let mut tasks = tokio::task::JoinSet::new();
+        // Connections belong to the runtime that opened them, and this one ends here.
+        let mut own: Vec<Source> = super::reactor::for_reactor(sources);
+        let mut next = 0;
+        while next < own.len() || !tasks.is_empty() {
+            while next < own.len() && tasks.len() < LOOKUPS_IN_FLIGHT {
+                let source = own[next].clone();
+                let number = next;
+                tasks.spawn(async move { (number, head(&source, policy).await) });
+                next += 1;
+            }
+            if let Some(joined) = tasks.join_next().await {
+                let (number, meta) = joined.map_err(|e| Error::new(Kind::Io, "asking for sizes").source(e))?;
+                metas[number] = Some(meta?);
+            }
+        }
+        own.clear();
+        Ok(metas.into_iter().flatten().collect())
+    })
+}
+
+async fn head(source: &Source, policy: RetryPolicy) -> Result<ObjectMeta> {
+    let began = Instant::now();
+    let mut attempt = 0;
+    loop {
+        let outcome = match tokio::time::timeout(policy.idle, source.store.head(&source.key)).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let what = format!("{}{}: no answer for {:?}", source.store.root(), source.key, policy.idle);
+                Err(Error::new(Kind::Stalled, what).transient())
+            }
+        };
+        match outcome {
+            Err(error) if error.is_transient() && began.elapsed() < policy.patience => {
+                tokio::time::sleep(policy.pause(attempt, fastrand::f64())).await;
+                attempt += 1;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// What a store lists below a prefix.
+///
+/// # Errors
+/// The store's own; `Stalled` when it does not answer.
+pub fn list(source: &Source, policy: RetryPolicy) -> Result<Vec<ObjectEntry>> {
+    runtime()?.block_on(async {
+        let store = Arc::clone(&source.store).per_reactor();
+        tokio::time::timeout(policy.patience.max(Duration::from_secs(1)), store.list(&source.key))
+            .await
+            .unwrap_or_else(|_| Err(Error::new(Kind::Stalled, format!("listing {}{}", store.root(), source.key))))
+    })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::new(Kind::Io, "starting a reactor").source(e))
+}

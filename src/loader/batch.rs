@@ -1,0 +1,300 @@
+//! A batch in the consumer's hands.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::column::Column;
+use crate::dataset::{Dataset, Dtype, SampleId};
+use crate::device::{DeviceSlot, RawStream};
+use crate::error::{Error, Kind, Result};
+
+/// One batch of one rank: named columns in a device slot, which goes back to the loader when the batch is dropped.
+///
+/// Hold at most `batches_ahead + 1` at a time: the loader cannot land the next one when every slot is held.
+pub struct Batch {
+    pub(super) slot: DeviceSlot,
+    pub(super) columns: Arc<[String]>,
+    pub(super) layout: Vec<Column>,
+    pub(super) rows: Vec<SampleId>,
+    pub(super) dataset: Arc<Dataset>,
+    pub(super) epoch: u64,
+    pub(super) index: u64,
+    pub(super) payload: u64,
+    pub(super) _held: Held,
+}
+
+/// Counts batches in the consumer's hands.
+pub(super) struct Held(Arc<AtomicUsize>);
+
+impl Held {
+    pub(super) fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Held(Arc::clone(count))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A dense column.
+#[derive(Clone, Copy, Debug)]
+pub struct Dense<'a> {
+    /// Element type.
+    pub dtype: Dtype,
+    /// `[B, …]`.
+    pub shape: &'a [usize],
+    /// Address on the device; on the host device an ordinary address.
+    pub pointer: u64,
+    /// Bytes.
+    pub len: usize,
+    /// The elements, little-endian, where the host can read them.
+    pub bytes: Option<&'a [u8]>,
+}
+
+/// A ragged column.
+#[derive(Clone, Copy, Debug)]
+pub struct Ragged<'a> {
+    /// Rows.
+    pub rows: usize,
+    /// Address of the values (`uint8`) on the device.
+    pub values_pointer: u64,
+    /// Bytes of all values.
+    pub values_len: usize,
+    /// Address of the B + 1 offsets (`int64`).
+    pub offsets_pointer: u64,
+    /// The values, where the host can read them.
+    pub values: Option<&'a [u8]>,
+    offsets: Option<&'a [u8]>,
+}
+
+impl<'a> Ragged<'a> {
+    /// The value of a row; `None` past the end, or where the host cannot read it.
+    pub fn row(&self, row: usize) -> Option<&'a [u8]> {
+        let offset = |row: usize| {
+            let bytes = self.offsets?.get(row * 8..row * 8 + 8)?;
+            Some(u64::from_le_bytes(bytes.try_into().ok()?) as usize)
+        };
+        self.values?.get(offset(row)?..offset(row + 1)?)
+    }
+
+    /// All values in order, where the host can read them.
+    pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let column = *self;
+        (0..column.rows).map_while(move |row| column.row(row))
+    }
+}
+
+impl Batch {
+    /// Rows.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there are no rows: the last batch of an epoch, on a rank for which no sample was left.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Epoch.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Number in the epoch, from 0; the same on every rank.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// Numbers of the samples in the dataset's own order, row by row.
+    pub fn ids(&self) -> &[SampleId] {
+        &self.rows
+    }
+
+    /// Key of a row's sample: for WebDataset the name its files share, else `shard:number`.
+    pub fn key(&self, row: usize) -> Option<Cow<'_, str>> {
+        self.rows.get(row).map(|sample| self.dataset.key(*sample))
+    }
+
+    /// Names of the columns, in the order in which fields were asked for.
+    pub fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    /// Where a column lies in the slot.
+    pub fn layout(&self, name: &str) -> Option<&Column> {
+        let number = self.columns.iter().position(|column| column == name)?;
+        self.layout.get(number)
+    }
+
+    /// Payload bytes of all columns.
+    pub fn payload_bytes(&self) -> u64 {
+        self.payload
+    }
+
+    /// A dense column.
+    ///
+    /// # Errors
+    /// `NotFound` for a name that was not asked for; `Config` when the column is ragged.
+    pub fn dense(&self, name: &str) -> Result<Dense<'_>> {
+        match self.column(name)? {
+            Column::Dense { dtype, shape, at, len } => Ok(Dense {
+                dtype: *dtype,
+                shape,
+                pointer: self.slot.device_pointer() + *at as u64,
+                len: *len,
+                bytes: self.host(*at, *len),
+            }),
+            Column::Ragged { .. } => Err(Error::new(Kind::Config, format!("column '{name}' is ragged"))
+                .advice("use batch.ragged, or ask for the field as an array, int or float")),
+        }
+    }
+
+    /// A ragged column.
+    ///
+    /// # Errors
+    /// `NotFound` for a name that was not asked for; `Config` when the column is dense.
+    pub fn ragged(&self, name: &str) -> Result<Ragged<'_>> {
+        match self.column(name)? {
+            Column::Ragged { values_at, values_len, offsets_at } => Ok(Ragged {
+                rows: self.len(),
+                values_pointer: self.slot.device_pointer() + *values_at as u64,
+                values_len: *values_len,
+                offsets_pointer: self.slot.device_pointer() + *offsets_at as u64,
+                values: self.host(*values_at, *values_len),
+                offsets: self.host(*offsets_at, (self.len() + 1) * 8),
+            }),
+            Column::Dense { .. } => {
+                Err(Error::new(Kind::Config, format!("column '{name}' is dense")).advice("use batch.dense"))
+            }
+        }
+    }
+
+    /// A dense int64 column as numbers, read back to the host where need be.
+    ///
+    /// # Errors
+    /// As [`Batch::dense`]; `Config` when the elements are not int64; `Device` when they cannot be read back.
+    pub fn ints(&self, name: &str) -> Result<Vec<i64>> {
+        self.eight_byte_elements(name, Dtype::I64).map(|elements| elements.map(i64::from_le_bytes).collect())
+    }
+
+    /// A dense float64 column as numbers, read back to the host where need be.
+    ///
+    /// # Errors
+    /// As [`Batch::ints`].
+    pub fn floats(&self, name: &str) -> Result<Vec<f64>> {
+        self.eight_byte_elements(name, Dtype::F64).map(|elements| elements.map(f64::from_le_bytes).collect())
+    }
+
+    /// A JSON column's documents.
+    ///
+    /// # Errors
+    /// As [`Batch::ragged`]; `Corrupt` where a document does not parse; `Device` when it cannot be read back.
+    pub fn json(&self, name: &str) -> Result<Vec<serde_json::Value>> {
+        let parse = |row: usize, bytes: &[u8]| {
+            serde_json::from_slice(bytes).map_err(|e| {
+                let key = self.key(row).unwrap_or_default();
+                Error::new(Kind::Corrupt, format!("field '{name}' of sample {key} is not JSON")).source(e)
+            })
+        };
+        self.values(name)?.iter().enumerate().map(|(row, value)| parse(row, value)).collect()
+    }
+
+    /// Each row's bytes of any column, read back to the host where need be: for checks, not for the training loop.
+    ///
+    /// # Errors
+    /// `NotFound` for a name that was not asked for; `Device` when the bytes cannot be read back.
+    pub fn values(&self, name: &str) -> Result<Vec<Cow<'_, [u8]>>> {
+        match self.column(name)? {
+            Column::Dense { at, len, .. } => {
+                let row = len / self.len().max(1);
+                let cut = |n: usize| self.read(at + n * row, row);
+                (0..self.len()).map(cut).collect()
+            }
+            Column::Ragged { values_at, values_len, offsets_at } => {
+                let offsets = self.read(*offsets_at, (self.len() + 1) * 8)?;
+                let offset = |row: usize| le_u64(&offsets[row * 8..row * 8 + 8]) as usize;
+                let cut = |row: usize| {
+                    let (from, to) = (offset(row), offset(row + 1));
+                    if from > to || to > *values_len {
+                        return Err(Error::new(Kind::Device, format!("offsets of column '{name}' were overwritten")));
+                    }
+                    self.read(values_at + from, to - from)
+                };
+                (0..self.len()).map(cut).collect()
+            }
+        }
+    }
+
+    /// Makes a stream of the batch's device wait until the batch has landed. Does nothing on the host device.
+    ///
+    /// # Errors
+    /// `Device` when the driver refuses.
+    pub fn wait_on(&self, stream: RawStream) -> Result<()> {
+        self.slot.wait_on(stream)
+    }
+
+    /// Waits on the host until the batch has landed. A loop that launches kernels wants [`Batch::wait_on`] instead.
+    ///
+    /// # Errors
+    /// `Device` when the copy failed; `Stalled` when it does not end.
+    pub fn synchronize(&self) -> Result<()> {
+        self.slot.synchronize()
+    }
+
+    /// Gives the slot back once the work queued on `stream` so far is done, without waiting for it here.
+    ///
+    /// # Errors
+    /// `Device` when the driver refuses.
+    pub fn release(self, stream: RawStream) -> Result<()> {
+        self.slot.release(Some(stream))
+    }
+
+    fn column(&self, name: &str) -> Result<&Column> {
+        self.layout(name).ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("no column '{name}'"))
+                .advice(format!("there are: {}", self.columns.join(", ")))
+        })
+    }
+
+    fn host(&self, at: usize, len: usize) -> Option<&[u8]> {
+        self.slot.bytes()?.get(at..at + len)
+    }
+
+    fn read(&self, at: usize, len: usize) -> Result<Cow<'_, [u8]>> {
+        match self.host(at, len) {
+            Some(bytes) => Ok(Cow::Borrowed(bytes)),
+            None => self.slot.read_back(at, len).map(Cow::Owned),
+        }
+    }
+
+    fn eight_byte_elements(&self, name: &str, wanted: Dtype) -> Result<impl Iterator<Item = [u8; 8]>> {
+        let column = self.dense(name)?;
+        if column.dtype != wanted {
+            let error = format!("column '{name}' holds {}, not {}", column.dtype.name(), wanted.name());
+            return Err(Error::new(Kind::Config, error));
+        }
+        let at = (column.pointer - self.slot.device_pointer()) as usize;
+        let bytes = self.read(at, column.len)?.into_owned();
+        Ok((0..bytes.len() / 8).map(move |i| le_u64(&bytes[i * 8..i * 8 + 8]).to_le_bytes()))
+    }
+}
+
+fn le_u64(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch")
+            .field("epoch", &self.epoch)
+            .field("index", &self.index)
+            .field("rows", &self.rows.len())
+            .field("columns", &self.columns)
+            .finish()
+    }
+}

@@ -1,0 +1,361 @@
+//! What a user says before anything is read.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::column::Field;
+use super::indexing::{IndexProgress, OnIndexProgress};
+use super::opened::open;
+use super::{Loader, source::Stores};
+use crate::dataset::Dtype;
+use crate::device::Device;
+use crate::error::{Error, Kind, Result};
+use crate::fetch::RetryPolicy;
+use crate::order::{Shuffle, State};
+use crate::store::Store;
+
+/// A number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(u64);
+
+impl ByteSize {
+    /// So many bytes.
+    pub const fn bytes(bytes: u64) -> Self {
+        ByteSize(bytes)
+    }
+
+    /// So many times 2²⁰ bytes.
+    pub const fn mib(mib: u64) -> Self {
+        ByteSize(mib << 20)
+    }
+
+    /// So many times 2³⁰ bytes.
+    pub const fn gib(gib: u64) -> Self {
+        ByteSize(gib << 30)
+    }
+
+    /// In bytes.
+    pub const fn as_bytes(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} MiB", self.0 as f64 / f64::from(1 << 20))
+    }
+}
+
+impl FromStr for ByteSize {
+    type Err = Error;
+
+    /// `4GiB`, `512MiB`, `64KiB`, `1GB`, `250MB`, `10KB`, or a bare number of bytes.
+    fn from_str(text: &str) -> Result<Self> {
+        let text = text.trim();
+        let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let factor = match unit.trim() {
+            "" | "B" => Some(1.0),
+            "KB" | "kB" => Some(1e3),
+            "MB" => Some(1e6),
+            "GB" => Some(1e9),
+            "TB" => Some(1e12),
+            "KiB" => Some(1024.0),
+            "MiB" => Some(1024f64.powi(2)),
+            "GiB" => Some(1024f64.powi(3)),
+            "TiB" => Some(1024f64.powi(4)),
+            _ => None,
+        };
+        match (number.parse::<f64>(), factor) {
+            (Ok(number), Some(factor)) if number * factor < 2f64.powi(60) => Ok(ByteSize((number * factor) as u64)),
+            _ => Err(Error::new(Kind::Config, format!("'{text}' is not a size")).advice("write 4GiB, 512MiB or bytes")),
+        }
+    }
+}
+
+/// How token files are cut into samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tokens {
+    pub(super) dtype: Dtype,
+    pub(super) tokens: usize,
+    pub(super) overlap: usize,
+}
+
+impl Tokens {
+    /// Samples of `tokens` tokens, one after the other: a batch is `[B, T]`.
+    pub fn new(dtype: Dtype, tokens: usize) -> Self {
+        Tokens { dtype, tokens, overlap: 0 }
+    }
+
+    /// Each sample also brings the first token of the next one: a batch is `[B, T + 1]`, inputs and targets in one.
+    #[must_use]
+    pub fn with_next(mut self) -> Self {
+        self.overlap = 1;
+        self
+    }
+}
+
+/// Options of a [`Loader`]; each has a default. See [`Loader::builder`].
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct LoaderBuilder {
+    pub(super) patterns: Vec<String>,
+    pub(super) stores: Vec<Arc<dyn Store>>,
+    pub(super) fields: Vec<(String, Field)>,
+    pub(super) tokens: Option<Tokens>,
+    pub(super) index: Option<String>,
+    pub(super) on_index: OnIndexProgress,
+    pub(super) batch_size: u32,
+    pub(super) drop_last: bool,
+    pub(super) shuffle: Shuffle,
+    pub(super) shrink_window: bool,
+    pub(super) lanes: Option<u32>,
+    pub(super) rank: u32,
+    pub(super) world_size: u32,
+    pub(super) epochs: Option<u64>,
+    pub(super) state: Option<State>,
+    pub(super) device: Device,
+    pub(super) batches_ahead: usize,
+    pub(super) device_memory: Option<ByteSize>,
+    pub(super) host_memory: Option<ByteSize>,
+    pub(super) page_size: Option<ByteSize>,
+    pub(super) block_bytes: ByteSize,
+    pub(super) requests: Option<usize>,
+    pub(super) in_flight: Option<ByteSize>,
+    pub(super) policy: RetryPolicy,
+    pub(super) verify: bool,
+    pub(super) trace_spans: usize,
+    pub(super) patience: Duration,
+}
+
+impl LoaderBuilder {
+    pub(super) fn new(pattern: String) -> Self {
+        LoaderBuilder {
+            patterns: vec![pattern],
+            stores: Vec::new(),
+            fields: Vec::new(),
+            tokens: None,
+            index: None,
+            on_index: Arc::new(|_: IndexProgress| {}),
+            batch_size: 1,
+            drop_last: false,
+            shuffle: Shuffle::none(),
+            shrink_window: false,
+            lanes: None,
+            rank: 0,
+            world_size: 1,
+            epochs: None,
+            state: None,
+            device: Device::host(),
+            batches_ahead: 2,
+            device_memory: None,
+            host_memory: None,
+            page_size: None,
+            block_bytes: ByteSize::mib(4),
+            requests: None,
+            in_flight: None,
+            policy: RetryPolicy::default(),
+            verify: true,
+            trace_spans: 0,
+            patience: Duration::from_secs(600),
+        }
+    }
+
+    /// More shards, behind those named so far.
+    pub fn and(mut self, pattern: impl Into<String>) -> Self {
+        self.patterns.push(pattern.into());
+        self
+    }
+
+    /// A store of the caller's own: it serves the URLs that begin with its root.
+    pub fn store(mut self, store: Arc<dyn Store>) -> Self {
+        self.stores.push(store);
+        self
+    }
+
+    /// A field to be delivered, in this order. Without any, all fields are delivered: as arrays where the format fixes type and
+    /// shape, else as bytes.
+    pub fn field(mut self, name: impl Into<String>, field: Field) -> Self {
+        self.fields.push((name.into(), field));
+        self
+    }
+
+    /// How `.bin` files (and one-dimensional `.npy` files) of tokens are cut into samples.
+    pub fn tokens(mut self, tokens: Tokens) -> Self {
+        self.tokens = Some(tokens);
+        self
+    }
+
+    /// Where the index of the tar shards is. Default: beside them, and where there is none it is made on the fly.
+    pub fn index(mut self, url: impl Into<String>) -> Self {
+        self.index = Some(url.into());
+        self
+    }
+
+    /// Called while an index is made on the fly, which reads every byte once.
+    pub fn on_index_progress(mut self, progress: impl Fn(IndexProgress) + Send + Sync + 'static) -> Self {
+        self.on_index = Arc::new(progress);
+        self
+    }
+
+    /// Samples per batch and rank. Default 1.
+    pub fn batch_size(mut self, samples: u32) -> Self {
+        self.batch_size = samples;
+        self
+    }
+
+    /// Whether samples that do not fill a last global batch are left out. Default: they are delivered; every rank gets the same number of
+    /// batches, and in the last one ranks may differ by one row.
+    pub fn drop_last(mut self, drop_last: bool) -> Self {
+        self.drop_last = drop_last;
+        self
+    }
+
+    /// Order of the samples. Default: the dataset's own.
+    pub fn shuffle(mut self, shuffle: Shuffle) -> Self {
+        self.shuffle = shuffle;
+        self
+    }
+
+    /// Whether a window that host memory cannot hold is made smaller instead of refused. The order then depends on host
+    /// memory. Default: refused.
+    pub fn shrink_window(mut self, shrink: bool) -> Self {
+        self.shrink_window = shrink;
+        self
+    }
+
+    /// Lanes of the global order: any world size that divides them can resume each other's states. Default: see [`crate::order`].
+    pub fn lanes(mut self, lanes: u32) -> Self {
+        self.lanes = Some(lanes);
+        self
+    }
+
+    /// This process's rank, of `world_size`. Default 0 of 1.
+    pub fn rank(mut self, rank: u32, world_size: u32) -> Self {
+        (self.rank, self.world_size) = (rank, world_size);
+        self
+    }
+
+    /// How many epochs there will be. Default: no end; the next epoch's first reads start before this one ends.
+    pub fn epochs(mut self, epochs: u64) -> Self {
+        self.epochs = Some(epochs);
+        self
+    }
+
+    /// Begins where `state` was taken, with its lanes.
+    pub fn resume(mut self, state: State) -> Self {
+        self.state = Some(state);
+        self
+    }
+
+    /// Where batches go. Default: host memory.
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Batches that are ready on the device before they are asked for. Default 2; slots are this and two more: the one the
+    /// consumer holds and the one being filled.
+    pub fn batches_ahead(mut self, batches: usize) -> Self {
+        self.batches_ahead = batches;
+        self
+    }
+
+    /// Most memory that the slots may take on the device. Default: what the largest batches need.
+    pub fn device_memory(mut self, size: ByteSize) -> Self {
+        self.device_memory = Some(size);
+        self
+    }
+
+    /// Page-locked host memory: a hard bound. Default: a quarter of what the machine has, at most 4 GiB.
+    pub fn host_memory(mut self, size: ByteSize) -> Self {
+        self.host_memory = Some(size);
+        self
+    }
+
+    /// Size of a page, a power of two. Default: 64 KiB to 1 MiB, following the samples' size.
+    pub fn page_size(mut self, size: ByteSize) -> Self {
+        self.page_size = Some(size);
+        self
+    }
+
+    /// Size of a block, the run of samples that is read together. It is part of the order's definition. Default 4 MiB.
+    pub fn block_size(mut self, size: ByteSize) -> Self {
+        self.block_bytes = size;
+        self
+    }
+
+    /// Most reads in flight, each on a connection of its own. Default: what the plan derives; never more than 256.
+    pub fn requests(mut self, requests: usize) -> Self {
+        self.requests = Some(requests);
+        self
+    }
+
+    /// Most bytes in flight. Default: what the plan derives.
+    pub fn in_flight(mut self, size: ByteSize) -> Self {
+        self.in_flight = Some(size);
+        self
+    }
+
+    /// How long to go on asking a store that fails.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Whether fields are checked against the digests of the index. Default: they are.
+    pub fn verify(mut self, verify: bool) -> Self {
+        self.verify = verify;
+        self
+    }
+
+    /// Keeps the newest `spans` spans for a timeline. Default: none.
+    pub fn trace(mut self, spans: usize) -> Self {
+        self.trace_spans = spans;
+        self
+    }
+
+    /// How long a consumer waits for a batch before it is told that something hangs. Default 10 minutes.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Finds the shards and their index, checks that the sums come out, allocates, and opens connections.
+    ///
+    /// # Errors
+    /// `Config` where options contradict each other, the dataset or host memory, naming both numbers; `NotFound` for shards, fields
+    /// and indexes; `Topology` for ranks; `Device` where slots do not fit; and whatever reading the index brings.
+    pub fn build(self) -> Result<Loader> {
+        let mut stores = Stores::new(self.requests.unwrap_or(64));
+        self.stores.iter().for_each(|store| stores.add(Arc::clone(store)));
+        open(&self, &mut stores)
+    }
+}
+
+impl fmt::Debug for LoaderBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoaderBuilder")
+            .field("patterns", &self.patterns)
+            .field("batch_size", &self.batch_size)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        let parse = |text: &str| text.parse::<ByteSize>().map(ByteSize::as_bytes).ok();
+        assert_eq!(parse("4GiB"), Some(4 << 30));
+        assert_eq!(parse("1.5 MB"), Some(1_500_000));
+        assert_eq!(parse("4096"), Some(4096));
+        assert_eq!(parse("4 gigs"), None);
+        assert_eq!(parse("-1"), None);
+        assert_eq!(parse("9e99TB"), None);
+    }
+}

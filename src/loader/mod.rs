@@ -1,0 +1,299 @@
+//! The loader: from shards to batches on the device, in order, ahead of the consumer.
+//!
+//! *Takes* what the [`LoaderBuilder`] was told. *Gives* [`Batch`]es, [`Plan`], [`Stats`], [`State`]. *Owns* the slab,
+//! the device slots and four kinds of threads: the pump, the copier, the reactors, and those of the stores. *Bounded* by
+//! host memory, slots and reads in flight, all fixed when it is built. *Fails* on the batch that cannot be delivered; what was
+//! delivered before stays good. Dropping it at any moment ends the threads and frees the pages.
+
+mod batch;
+mod builder;
+mod column;
+mod copier;
+mod indexing;
+mod opened;
+mod pump;
+mod run;
+mod source;
+mod value;
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use atomic_waker::AtomicWaker;
+
+pub use batch::{Batch, Dense, Ragged};
+pub use builder::{ByteSize, LoaderBuilder, Tokens};
+pub use column::{Column, Field};
+pub use indexing::{IndexProgress, OnIndexProgress, index, index_location};
+
+use crate::dataset::Dataset;
+use crate::error::{Error, Kind, Result};
+use crate::memory::{Slab, SlabUse};
+use crate::order::{Order, Partition, State};
+use crate::schedule::Plan;
+use crate::telemetry::{Counter, Lane, Stage, Stats, Telemetry};
+use copier::Delivery;
+use run::{Parts, Run};
+
+/// Streams the batches of one rank. Made by [`Loader::builder`].
+pub struct Loader {
+    parts: Arc<Parts>,
+    plan: Plan,
+    consumer: Mutex<Consumer>,
+    waker: Arc<AtomicWaker>,
+    held: Arc<AtomicUsize>,
+}
+
+/// Where the consumer stands.
+struct Consumer {
+    run: Option<Run>,
+    /// The batch that comes next.
+    epoch: u64,
+    batch: u64,
+    /// When the consumer got its last batch.
+    served: Option<Instant>,
+}
+
+/// The slice in which a blocked consumer looks whether it waits for itself.
+const LOOK: Duration = Duration::from_millis(50);
+
+impl Loader {
+    /// A loader of the shards that `url` names: a path or URL, with braces (`train-{0000..0255}.tar`) or ending in `/`
+    /// for all shards there.
+    pub fn builder(url: impl Into<String>) -> LoaderBuilder {
+        LoaderBuilder::new(url.into())
+    }
+
+    /// What will be in flight, and why.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Samples, fields and shards.
+    pub fn dataset(&self) -> &Arc<Dataset> {
+        &self.parts.dataset
+    }
+
+    /// The global order.
+    pub fn order(&self) -> &Order {
+        &self.parts.order
+    }
+
+    /// This rank's share.
+    pub fn partition(&self) -> &Partition {
+        &self.parts.partition
+    }
+
+    /// Batches of an epoch: the same on every rank.
+    pub fn batches_per_epoch(&self) -> u64 {
+        self.parts.partition.batches(self.parts.order.samples())
+    }
+
+    /// The batches of epoch `epoch` that are still to come: all of them, or after [`Loader::resume`] the rest.
+    ///
+    /// Epochs taken one after the other make one stream: the next one's first bytes are asked for before this one
+    /// ends. Any other epoch begins anew.
+    pub fn epoch(&self, epoch: u64) -> Epoch<'_> {
+        let mut consumer = self.lock();
+        if consumer.epoch != epoch {
+            consumer.run = None;
+            (consumer.epoch, consumer.batch) = (epoch, 0);
+        }
+        drop(consumer);
+        Epoch { loader: self, epoch, ended: false }
+    }
+
+    /// Where the consumer stands: counts what was delivered, not what was read ahead.
+    pub fn state(&self) -> State {
+        let consumer = self.lock();
+        let position = self.parts.partition.position(self.parts.order.samples(), consumer.batch);
+        State::new(self.parts.dataset.fingerprint(), &self.parts.order, consumer.epoch, position)
+    }
+
+    /// Goes on where `state` was taken, whatever the world size then. Costs one window, not the way there.
+    ///
+    /// # Errors
+    /// `Config` or `Topology` when the state belongs to another dataset, order or global batch, naming both values.
+    pub fn resume(&self, state: &State) -> Result<()> {
+        let point = state.resume(self.parts.dataset.fingerprint(), &self.parts.order, &self.parts.partition)?;
+        let mut consumer = self.lock();
+        consumer.run = None;
+        (consumer.epoch, consumer.batch, consumer.served) = (point.epoch, point.batch, None);
+        Ok(())
+    }
+
+    /// The epoch that the next batch belongs to.
+    pub fn current_epoch(&self) -> u64 {
+        self.lock().epoch
+    }
+
+    /// Where time and bytes went so far, and what the limit is.
+    pub fn stats(&self) -> Stats {
+        self.parts.telemetry.stats()
+    }
+
+    /// Counters and, if asked for, the trace.
+    pub fn telemetry(&self) -> &Arc<Telemetry> {
+        &self.parts.telemetry
+    }
+
+    /// Pages by state.
+    pub fn memory(&self) -> SlabUse {
+        self.parts.slab.usage()
+    }
+
+    /// The slab, to watch it beyond the loader's life.
+    pub fn slab(&self) -> &Slab {
+        &self.parts.slab
+    }
+
+    /// The next batch of the stream, whatever the epoch; `None` after the last epoch. Does not block the thread.
+    ///
+    /// # Errors
+    /// As the iterator's.
+    pub async fn next_batch(&self) -> Result<Option<Batch>> {
+        let asked = Instant::now();
+        std::future::poll_fn(|context| {
+            self.waker.register(context.waker());
+            loop {
+                let mut consumer = self.lock();
+                let outcome = consumer.start_if_needed(self).and_then(|run| run.try_receive());
+                match outcome {
+                    Ok(Some(delivery)) => match self.accept(&mut consumer, delivery, asked).transpose() {
+                        Some(outcome) => return std::task::Poll::Ready(outcome.map(Some)),
+                        None if consumer.finished(self) => return std::task::Poll::Ready(Ok(None)),
+                        None => {}
+                    },
+                    Ok(None) if consumer.finished(self) => return std::task::Poll::Ready(Ok(None)),
+                    Ok(None) => match self.check_held() {
+                        Ok(()) => return std::task::Poll::Pending,
+                        Err(error) => return std::task::Poll::Ready(Err(error)),
+                    },
+                    Err(error) => return std::task::Poll::Ready(Err(error)),
+                }
+            }
+        })
+        .await
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Consumer> {
+        self.consumer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next batch of `epoch`, `None` at its end.
+    fn next_of(&self, epoch: u64) -> Result<Option<Batch>> {
+        let asked = Instant::now();
+        let mut consumer = self.lock();
+        if consumer.epoch != epoch || consumer.finished(self) {
+            return Ok(None);
+        }
+        loop {
+            let delivery = consumer.start_if_needed(self)?.receive(LOOK)?;
+            match delivery {
+                Some(delivery) => return self.accept(&mut consumer, delivery, asked),
+                None => {
+                    self.check_held()?;
+                    if asked.elapsed() > self.parts.patience {
+                        return Err(self.parts.diagnose(asked.elapsed()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes note of a delivery; `None` for the end of an epoch.
+    fn accept(&self, consumer: &mut Consumer, delivery: Delivery, asked: Instant) -> Result<Option<Batch>> {
+        match delivery {
+            Delivery::Batch(batch) => {
+                consumer.note_served(asked, &batch, &self.parts.telemetry);
+                consumer.batch += 1;
+                Ok(Some(*batch))
+            }
+            Delivery::EpochEnd(epoch) => {
+                (consumer.epoch, consumer.batch) = (epoch + 1, 0);
+                Ok(None)
+            }
+            Delivery::Failed(error) => {
+                consumer.run = None;
+                Err(error)
+            }
+        }
+    }
+
+    /// A consumer that holds every slot and asks for more would wait for itself.
+    fn check_held(&self) -> Result<()> {
+        let held = self.held.load(Ordering::Acquire);
+        if held < self.parts.slots {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Config,
+            format!("{held} batches are held, and there are {} device slots", self.parts.slots),
+        )
+        .advice("drop a batch before asking for the next one, or raise batches_ahead"))
+    }
+}
+
+impl Consumer {
+    fn start_if_needed(&mut self, loader: &Loader) -> Result<&Run> {
+        let run = match self.run.take() {
+            Some(run) => run,
+            None => Run::start(&loader.parts, (self.epoch, self.batch), &loader.held, &loader.waker)?,
+        };
+        Ok(self.run.insert(run))
+    }
+
+    fn finished(&self, loader: &Loader) -> bool {
+        self.epoch >= loader.parts.epochs_end
+    }
+
+    fn note_served(&mut self, asked: Instant, batch: &Batch, telemetry: &Telemetry) {
+        let now = Instant::now();
+        telemetry.count(Counter::Batches, 1);
+        telemetry.count(Counter::Samples, batch.len() as u64);
+        // The wait for a run's first batch is the cold start, not a stall; it is reported apart.
+        if let Some(served) = self.served {
+            telemetry.stage(Stage::Consumer, batch.payload_bytes(), asked - served, now - asked);
+            telemetry.trace().add(Lane::Compute, served, asked, batch.index(), 0);
+            telemetry.trace().add(Lane::Stall, asked, now, batch.index(), 0);
+        } else {
+            telemetry.first_batch(now - asked);
+            telemetry.stage(Stage::Consumer, batch.payload_bytes(), Duration::ZERO, Duration::ZERO);
+        }
+        self.served = Some(now);
+    }
+}
+
+/// The batches of one epoch, in order.
+pub struct Epoch<'a> {
+    loader: &'a Loader,
+    epoch: u64,
+    ended: bool,
+}
+
+impl Iterator for Epoch<'_> {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Result<Batch>> {
+        if self.ended {
+            return None;
+        }
+        let next = self.loader.next_of(self.epoch).transpose();
+        self.ended = !matches!(next, Some(Ok(_)));
+        next
+    }
+}
+
+impl fmt::Debug for Loader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loader").field("plan", &self.plan).field("memory", &self.memory()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Epoch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Epoch").field("epoch", &self.epoch).field("ended", &self.ended).finish_non_exhaustive()
+    }
+}

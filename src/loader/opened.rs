@@ -1,0 +1,378 @@
+//! From options to a loader: what exists, what fits, and what follows from it.
+
+use std::collections::BinaryHeap;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
+
+use atomic_waker::AtomicWaker;
+use crossbeam_channel::bounded;
+
+use super::builder::{ByteSize, LoaderBuilder};
+use super::column::{ColumnSpec, Field, Kind as ColumnKind};
+use super::indexing::{find_or_make, listed_keys, read_head};
+use super::pump::Limits;
+use super::run::{Parts, lock};
+use super::source::{Format, Object, Stores, shards};
+use super::{Consumer, Loader};
+use crate::dataset::{BlockCut, Dataset, NpyHeader, RecordShard, RecordSpec, Shard, index_url};
+use crate::error::{Error, Kind, Result};
+use crate::fetch::heads;
+use crate::memory::Slab;
+use crate::order::{Order, Partition, Shuffle};
+use crate::schedule::{Budget, Plan, Shape};
+use crate::store::Appetite;
+use crate::telemetry::Telemetry;
+
+/// Never more connections than this, whatever is asked for.
+const CONNECTIONS_MAX: usize = 256;
+/// The default share of a machine's memory, and its bound.
+const HOST_MEMORY_SHARE: u64 = 4;
+const HOST_MEMORY_MAX: ByteSize = ByteSize::gib(4);
+/// Bytes in flight to begin with: four bandwidth-delay products of 8 Gbit/s at 15 ms are 60 MB.
+const IN_FLIGHT_SEED: u64 = 64 << 20;
+/// Reads in flight to begin with: at the cold start, when they are small, this many share the link.
+const REQUESTS_SEED: usize = 64;
+/// What a .npy header fits in: NumPy writes less unless a type has thousands of fields.
+const NPY_HEAD_BYTES: u64 = 64 << 10;
+/// Reads of the cold start: small enough that the first batch has one for every connection.
+const COLD_REQUEST_BYTES: u64 = 256 << 10;
+
+pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loader> {
+    let telemetry = Arc::new(Telemetry::new(options.trace_spans));
+    let objects = shards(&options.patterns, stores, |prefix| listed_keys(prefix, options.policy))?;
+    let dataset = Arc::new(dataset(options, &objects, stores, &telemetry)?);
+    let columns = columns(options, &dataset)?;
+    let partition = Partition::new(options.rank, options.world_size, options.batch_size, options.drop_last)?;
+    let appetite = appetite(&objects);
+    let page_bytes = page_bytes(options, &dataset, &columns);
+    let shape = Shape {
+        request_bytes: (appetite.request_bytes as u64).max(page_bytes as u64),
+        cold_request_bytes: COLD_REQUEST_BYTES.max(page_bytes as u64),
+        gap_bytes: appetite.gap_bytes as u64,
+        page_bytes,
+        alignment: appetite.alignment,
+    };
+    let host_memory = host_memory(options);
+    let pages = usize::try_from(host_memory.as_bytes() / page_bytes as u64).unwrap_or(usize::MAX).max(1);
+    let (order, budget) = order_that_fits(options, &dataset, &partition, &shape, pages)?;
+    let limits = limits(options, &appetite, &shape, &budget, pages);
+    let (slots, slot_bytes) = slots(options, &dataset, &columns)?;
+    let slab = Slab::new(pages * page_bytes, page_bytes)?;
+    let backend = options.device.backend();
+    let (returned, slot_returned) = bounded::<()>(1);
+    let engine = backend.open(
+        &slab,
+        slots,
+        slot_bytes,
+        Arc::new(move || {
+            let _ = returned.try_send(());
+        }),
+    )?;
+    let mut plan = Plan {
+        dataset: options.patterns.join(" "),
+        shards: dataset.shards().len(),
+        samples: dataset.samples(),
+        dataset_bytes: dataset.shards().iter().map(|shard| shard.size).sum(),
+        blocks: dataset.blocks().len(),
+        rank: options.rank,
+        world_size: options.world_size,
+        batch_size: u64::from(options.batch_size),
+        batches_per_epoch: partition.batches(order.samples()),
+        window: order.shuffle().window_samples(),
+        lanes: order.lanes(),
+        host_memory: host_memory.as_bytes(),
+        requests: limits.requests,
+        in_flight_bytes: limits.bytes,
+        connections_max: CONNECTIONS_MAX,
+        device: backend.name(),
+        slots,
+        slot_bytes,
+        page_bytes: 0,
+        pages: 0,
+        window_pages: 0,
+        edge_pages: 0,
+        request_bytes: 0,
+        cold_request_bytes: 0,
+    };
+    plan.set_memory(&shape, &budget, pages);
+    let sources = objects.iter().zip(dataset.shards()).map(|(object, shard)| object.source(Some(shard.size))).collect();
+    let names = columns.iter().map(|column| column.name.clone()).collect();
+    let parts = Arc::new(Parts {
+        dataset,
+        order,
+        partition,
+        columns: columns.into(),
+        names,
+        sources,
+        slab,
+        shape,
+        limits,
+        policy: options.policy,
+        reactors: reactors(),
+        telemetry,
+        slots,
+        slot_bytes,
+        verify: options.verify,
+        epochs_end: options.epochs.unwrap_or(u64::MAX),
+        patience: options.patience,
+        engine: Mutex::new(Some(engine)),
+        slot_returned,
+        warm: Mutex::new(None),
+    });
+    let loader = Loader {
+        parts,
+        plan,
+        consumer: Mutex::new(Consumer { run: None, epoch: 0, batch: 0, served: None }),
+        waker: Arc::new(AtomicWaker::new()),
+        held: Arc::new(AtomicUsize::new(0)),
+    };
+    if let Some(state) = &options.state {
+        loader.resume(state)?;
+    }
+    *lock(&loader.parts.warm) = Some(loader.parts.connect()?);
+    Ok(loader)
+}
+
+fn dataset(
+    options: &LoaderBuilder,
+    objects: &[Object],
+    stores: &mut Stores,
+    telemetry: &Arc<Telemetry>,
+) -> Result<Dataset> {
+    let format = Format::of(&objects[0].url)?;
+    if let Some(other) = objects.iter().find(|object| Format::of(&object.url).ok() != Some(format)) {
+        let what = format!("{} and {} are of different formats", objects[0].url, other.url);
+        return Err(Error::new(Kind::Config, what).advice("name shards of one format"));
+    }
+    let cut = BlockCut { bytes: options.block_bytes.as_bytes() };
+    let dataset = match format {
+        Format::Tar => {
+            let at = options.index.clone().unwrap_or_else(|| index_url(&options.patterns[0]));
+            let sidecar = stores.object(&at)?;
+            let required = options.index.is_some();
+            let index = find_or_make(objects, Some(&sidecar), required, options.policy, telemetry, &options.on_index)?;
+            Dataset::members(index, cut)?
+        }
+        Format::Npy | Format::Bin => {
+            let (records, spec) = records(options, objects, format, telemetry)?;
+            Dataset::records(records, spec, cut)?
+        }
+    };
+    if dataset.samples() == 0 {
+        return Err(Error::new(Kind::Config, format!("{}: no sample in it", options.patterns.join(" "))));
+    }
+    Ok(dataset)
+}
+
+fn records(
+    options: &LoaderBuilder,
+    objects: &[Object],
+    format: Format,
+    telemetry: &Arc<Telemetry>,
+) -> Result<(Vec<RecordShard>, RecordSpec)> {
+    let sources: Vec<_> = objects.iter().map(|object| object.source(None)).collect();
+    let metas = heads(&sources, options.policy)?;
+    let shard = |number: usize, size: u64| Shard { url: objects[number].url.clone(), size, version: None };
+    let token_spec = options.tokens.map(|t| RecordSpec::tokens(t.dtype, t.tokens, t.overlap)).transpose()?;
+    if format == Format::Bin {
+        let spec = token_spec.ok_or_else(|| {
+            Error::new(Kind::Config, format!("{}: a .bin file does not say what is in it", objects[0].url))
+                .advice("tell with `tokens`: type and tokens per sample")
+        })?;
+        let records = metas.iter().enumerate().map(|(n, meta)| RecordShard {
+            shard: shard(n, meta.size),
+            start: 0,
+            bytes: meta.size,
+        });
+        return Ok((records.collect(), spec));
+    }
+    let mut spec: Option<RecordSpec> = None;
+    let mut records = Vec::with_capacity(objects.len());
+    for (number, (object, meta)) in objects.iter().zip(&metas).enumerate() {
+        let head = read_head(object, meta.size, NPY_HEAD_BYTES, options.policy, telemetry)?;
+        let header = NpyHeader::parse(&head).map_err(|error| error.within(&object.url))?;
+        let found = match (&token_spec, header.shape.as_slice()) {
+            (Some(tokens), [_]) if tokens.dtype() == header.dtype => tokens.clone(),
+            (Some(tokens), shape) => {
+                let what = format!(
+                    "{}: {} {shape:?}, not tokens of {}",
+                    object.url,
+                    header.dtype.name(),
+                    tokens.dtype().name()
+                );
+                return Err(Error::new(Kind::Config, what).advice("tell the type that the file has"));
+            }
+            (None, _) => header.spec().map_err(|error| error.within(&object.url))?,
+        };
+        if spec.get_or_insert_with(|| found.clone()) != &found {
+            let what = format!("{}: type or row shape differs from {}", object.url, objects[0].url);
+            return Err(
+                Error::new(Kind::Config, what).advice("all shards of a dataset hold rows of one type and shape")
+            );
+        }
+        records.push(header.records(shard(number, meta.size)));
+    }
+    spec.map(|spec| (records, spec)).ok_or_else(|| Error::new(Kind::Config, "no shard was named"))
+}
+
+fn columns(options: &LoaderBuilder, dataset: &Dataset) -> Result<Vec<ColumnSpec>> {
+    let every = || {
+        dataset.fields().iter().map(|layout| match &layout.fixed {
+            Some((dtype, shape)) => (layout.name.clone(), Field::array(*dtype, shape)),
+            None => (layout.name.clone(), Field::bytes()),
+        })
+    };
+    let wanted: Vec<(String, Field)> =
+        if options.fields.is_empty() { every().collect() } else { options.fields.clone() };
+    let mut columns: Vec<ColumnSpec> = Vec::with_capacity(wanted.len());
+    for (name, field) in wanted {
+        let Some(id) = dataset.field(&name) else {
+            let there: Vec<_> = dataset.fields().iter().map(|layout| layout.name.as_str()).collect();
+            return Err(Error::new(Kind::NotFound, format!("no field '{name}'"))
+                .advice(format!("there are: {}", there.join(", "))));
+        };
+        if columns.iter().any(|column| column.name == name) {
+            return Err(Error::new(Kind::Config, format!("field '{name}' is asked for twice")));
+        }
+        let lacking = dataset.lacking(id);
+        if lacking > 0 {
+            let first = (0..dataset.samples()).find(|sample| dataset.extent(*sample, id).is_none());
+            let key = first.map(|sample| dataset.key(sample)).unwrap_or_default();
+            return Err(Error::new(
+                Kind::Config,
+                format!("{lacking} samples have no field '{name}', the first is {key}"),
+            )
+            .advice("leave the field out, or these samples out of the dataset"));
+        }
+        columns.push(ColumnSpec { name, field: id, kind: field.0 });
+    }
+    Ok(columns)
+}
+
+/// What suits all stores: the largest requests' size and the smallest gap.
+fn appetite(objects: &[Object]) -> Appetite {
+    let all = objects.iter().map(|object| object.store.appetite());
+    all.reduce(|a, b| Appetite {
+        request_bytes: a.request_bytes.max(b.request_bytes),
+        requests: a.requests.max(b.requests),
+        gap_bytes: a.gap_bytes.min(b.gap_bytes),
+        alignment: a.alignment.max(b.alignment),
+    })
+    .unwrap_or(Appetite { request_bytes: 8 << 20, requests: 32, gap_bytes: 64 << 10, alignment: 1 })
+}
+
+/// Pages about the size of a sample leave little behind when it has gone.
+fn page_bytes(options: &LoaderBuilder, dataset: &Dataset, columns: &[ColumnSpec]) -> usize {
+    if let Some(size) = options.page_size {
+        return size.as_bytes() as usize;
+    }
+    let fields = dataset.fields();
+    let mean: u64 =
+        columns.iter().map(|column| (fields[column.field].bytes_min + fields[column.field].bytes_max) / 2).sum();
+    mean.clamp(64 << 10, 1 << 20).next_power_of_two() as usize
+}
+
+fn host_memory(options: &LoaderBuilder) -> ByteSize {
+    options.host_memory.unwrap_or_else(|| {
+        let info = rustix::system::sysinfo();
+        let total = info.totalram.saturating_mul(u64::from(info.mem_unit.max(1)));
+        ByteSize::bytes(total / HOST_MEMORY_SHARE).min(HOST_MEMORY_MAX)
+    })
+}
+
+/// The order asked for, or with a smaller window if that was allowed and is needed; and the pages it takes.
+fn order_that_fits(
+    options: &LoaderBuilder,
+    dataset: &Dataset,
+    partition: &Partition,
+    shape: &Shape,
+    pages: usize,
+) -> Result<(Order, Budget)> {
+    let block_samples: Arc<[u32]> = dataset.blocks().iter().map(|block| block.samples).collect();
+    let lanes = options.lanes.or(options.state.map(|state| state.lanes));
+    let mut shuffle = options.shuffle;
+    loop {
+        let order = Order::new(Arc::clone(&block_samples), shuffle, options.world_size, lanes)?;
+        let own_lanes = order.lanes() / options.world_size;
+        // One batch being complete and one being copied, beside the window.
+        let batches = 2 * u64::from(partition.batch_size());
+        let budget = Budget::new(dataset.blocks(), shape, own_lanes, order.lane_window(), batches);
+        let wanted = budget.pages() + budget.block_pages;
+        if wanted <= pages {
+            return Ok((order, budget));
+        }
+        let window = shuffle.window_samples();
+        if options.shrink_window && window > 1 {
+            shuffle = Shuffle::window(window / 2).seed(shuffle.seed_value());
+            continue;
+        }
+        let bytes = |pages: usize| ByteSize::bytes(pages as u64 * shape.page_bytes as u64);
+        let advice = if window > 0 {
+            format!(
+                "raise host_memory to {}, take a smaller window or batch_size, or let the window shrink",
+                bytes(wanted)
+            )
+        } else {
+            format!("raise host_memory to {}, or lower batch_size", bytes(wanted))
+        };
+        return Err(Error::new(
+            Kind::Config,
+            format!(
+                "a window of {window} samples and 2 batches of {} need {} of pages, host_memory is {}",
+                partition.batch_size(),
+                bytes(wanted),
+                bytes(pages)
+            ),
+        )
+        .advice(advice));
+    }
+}
+
+fn limits(options: &LoaderBuilder, appetite: &Appetite, shape: &Shape, budget: &Budget, pages: usize) -> Limits {
+    let requests = options.requests.unwrap_or(REQUESTS_SEED.max(appetite.requests)).clamp(1, CONNECTIONS_MAX);
+    let spare = (pages - budget.pages().min(pages)) as u64 * shape.page_bytes as u64;
+    let seed = IN_FLIGHT_SEED.min(spare.max(shape.request_bytes));
+    Limits { requests, bytes: options.in_flight.map_or(seed, ByteSize::as_bytes).max(1) }
+}
+
+/// How many slots, and how large: what the largest batch of each column can need.
+fn slots(options: &LoaderBuilder, dataset: &Dataset, columns: &[ColumnSpec]) -> Result<(usize, usize)> {
+    let rows = options.batch_size as usize;
+    let bytes: u64 = columns.iter().map(|column| column.slot_bytes(rows, largest_batch(dataset, column, rows))).sum();
+    let slots = options.batches_ahead + 2;
+    let total = bytes.saturating_mul(slots as u64);
+    if let Some(limit) = options.device_memory.filter(|limit| limit.as_bytes() < total) {
+        return Err(Error::new(
+            Kind::Device,
+            format!(
+                "{slots} slots of {} are {}, device_memory is {limit}",
+                ByteSize::bytes(bytes),
+                ByteSize::bytes(total)
+            ),
+        )
+        .advice("lower batch_size or batches_ahead, or raise device_memory"));
+    }
+    Ok((slots, usize::try_from(bytes).unwrap_or(usize::MAX)))
+}
+
+/// Bytes of the `rows` longest values of a ragged column: no batch can have more.
+fn largest_batch(dataset: &Dataset, column: &ColumnSpec, rows: usize) -> u64 {
+    let layout = &dataset.fields()[column.field];
+    if !matches!(column.kind, ColumnKind::Bytes | ColumnKind::Json) || layout.bytes_min == layout.bytes_max {
+        return layout.bytes_max * rows as u64;
+    }
+    let mut largest = BinaryHeap::with_capacity(rows + 1);
+    for sample in 0..dataset.samples() {
+        let len = dataset.extent(sample, column.field).map_or(0, |extent| extent.len);
+        largest.push(std::cmp::Reverse(len));
+        if largest.len() > rows {
+            largest.pop();
+        }
+    }
+    largest.into_iter().map(|std::cmp::Reverse(len)| len).sum()
+}
+
+/// One thread carries tens of Gbit/s of plain HTTP; more of them only where there are many cores.
+fn reactors() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 8).clamp(1, 4))
+}

@@ -1,0 +1,141 @@
+//! From what the user wrote to stores, keys and formats.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::dataset::expand;
+use crate::error::{Error, Kind, Result};
+use crate::fetch::Source;
+use crate::store::{FileOptions, FileStore, HttpOptions, HttpStore, Store};
+
+/// An object and how the user would name it.
+#[derive(Clone, Debug)]
+pub(super) struct Object {
+    pub(super) url: String,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) key: Arc<str>,
+}
+
+impl Object {
+    pub(super) fn source(&self, size: Option<u64>) -> Source {
+        Source { store: Arc::clone(&self.store), key: Arc::clone(&self.key), size, version: None }
+    }
+}
+
+/// What a shard's name says of its format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Tar,
+    Npy,
+    Bin,
+}
+
+impl Format {
+    pub(super) fn of(url: &str) -> Result<Self> {
+        let path = url.split(['?', '#']).next().unwrap_or(url);
+        match Path::new(path).extension().and_then(|extension| extension.to_str()) {
+            Some("tar") => Ok(Format::Tar),
+            Some("npy") => Ok(Format::Npy),
+            Some("bin") => Ok(Format::Bin),
+            _ => Err(Error::new(Kind::Unsupported, format!("{url}: unknown format"))
+                .advice("shards are .tar (WebDataset), .npy, or .bin with tokens")),
+        }
+    }
+}
+
+/// Stores opened so far, one per root.
+#[derive(Debug, Default)]
+pub(super) struct Stores {
+    opened: Vec<Arc<dyn Store>>,
+    connections: usize,
+}
+
+impl Stores {
+    pub(super) fn new(connections: usize) -> Self {
+        Stores { opened: Vec::new(), connections }
+    }
+
+    /// A store that the caller brought; it serves every URL that begins with its root.
+    pub(super) fn add(&mut self, store: Arc<dyn Store>) {
+        self.opened.push(store);
+    }
+
+    /// The object that `url` names.
+    pub(super) fn object(&mut self, url: &str) -> Result<Object> {
+        if let Some(store) =
+            self.opened.iter().find(|store| !is_path_root(store.root()) && url.starts_with(store.root()))
+        {
+            let key = url[store.root().len()..].trim_start_matches('/');
+            return Ok(Object { url: url.to_owned(), key: key.into(), store: Arc::clone(store) });
+        }
+        match url.split_once("://") {
+            Some(("http", rest)) => {
+                let end = rest.find('/').unwrap_or(rest.len());
+                let (root, key) = url.split_at("http://".len() + end);
+                let options = HttpOptions { idle_connections: self.connections, ..HttpOptions::default() };
+                let store: Arc<dyn Store> = HttpStore::open(root, options)?;
+                self.add(Arc::clone(&store));
+                Ok(Object { url: url.to_owned(), key: key.trim_start_matches('/').into(), store })
+            }
+            Some(("file", path)) => self.file(path),
+            Some((scheme, _)) => Err(Error::new(Kind::Unsupported, format!("{scheme}:// is not supported yet"))
+                .advice("use http:// or a mounted file system")),
+            None => self.file(url),
+        }
+    }
+
+    fn file(&mut self, path: &str) -> Result<Object> {
+        let found = self.opened.iter().find(|store| is_path_root(store.root())).cloned();
+        let store = match found {
+            Some(store) => store,
+            None => {
+                let store: Arc<dyn Store> = FileStore::open(FileOptions::default())?;
+                self.add(Arc::clone(&store));
+                store
+            }
+        };
+        let absolute = std::path::absolute(path)
+            .map_err(|e| Error::new(Kind::Io, format!("{path}: no absolute path")).source(e))?;
+        let key = absolute.to_str().ok_or_else(|| Error::new(Kind::Unsupported, format!("{path}: not UTF-8")))?;
+        Ok(Object { url: path.to_owned(), key: key.into(), store })
+    }
+}
+
+fn is_path_root(root: &str) -> bool {
+    root.starts_with("file:")
+}
+
+/// The shards that `patterns` name: braces expanded, prefixes (ending in `/`) listed.
+pub(super) fn shards(
+    patterns: &[String],
+    stores: &mut Stores,
+    mut list: impl FnMut(&Object) -> Result<Vec<String>>,
+) -> Result<Vec<Object>> {
+    let mut objects = Vec::new();
+    for pattern in patterns {
+        for url in expand(pattern)? {
+            if !url.ends_with('/') {
+                objects.push(stores.object(&url)?);
+                continue;
+            }
+            let prefix = stores.object(&url)?;
+            let before = objects.len();
+            for key in list(&prefix)? {
+                let known = Format::of(&key).is_ok();
+                if known {
+                    let name = key.rsplit('/').next().unwrap_or(&key).to_owned();
+                    let url = format!("{url}{name}");
+                    objects.push(Object { url, store: Arc::clone(&prefix.store), key: key.into() });
+                }
+            }
+            if objects.len() == before {
+                return Err(Error::new(Kind::NotFound, format!("{url}: no shard there"))
+                    .advice("shards are named .tar, .npy or .bin"));
+            }
+        }
+    }
+    if objects.is_empty() {
+        return Err(Error::new(Kind::Config, "no shard was named"));
+    }
+    Ok(objects)
+}

@@ -1,0 +1,89 @@
+//! How many pages a window needs, whatever the epoch's permutation.
+
+use crate::dataset::Block;
+
+use super::Shape;
+
+/// Pages that a rank needs to keep every batch of every epoch moving without reading a byte twice.
+///
+/// With sliding keys a block is needed from its first sample's turn until one window of its lane later. At any moment a
+/// lane therefore holds blocks of at most one window of samples, and one block more at either end. Which blocks
+/// these are changes with the epoch, so the bound takes the worst: the blocks with the most pages per sample for
+/// the window, and the largest ones for the ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Pages for the samples of the window and of the batches being assembled.
+    pub window_pages: usize,
+    /// Pages for the blocks that are partly inside: two for each lane.
+    pub edge_pages: usize,
+    /// Pages of the largest block.
+    pub block_pages: usize,
+}
+
+impl Budget {
+    /// For a rank with `lanes` lanes of `lane_window` samples each that assembles `batch_samples` at a time.
+    pub fn new(blocks: &[Block], shape: &Shape, lanes: u32, lane_window: u64, batch_samples: u64) -> Self {
+        // A block is read in pieces of at most one request; each is rounded up to whole pages.
+        let pages = |block: &Block| {
+            let whole = block.extent.len / shape.request_bytes;
+            let rest = block.extent.len % shape.request_bytes;
+            whole as usize * shape.pages(shape.request_bytes) + if rest > 0 { shape.pages(rest) } else { 0 }
+        };
+        let mut sizes: Vec<(u32, usize)> = blocks.iter().map(|block| (block.samples.max(1), pages(block))).collect();
+        let block_pages = sizes.iter().map(|(_, pages)| *pages).max().unwrap_or(0);
+        let all: usize = sizes.iter().map(|(_, pages)| pages).sum();
+        // Most pages per sample first: a/b > c/d as a*d > c*b, without rounding.
+        sizes.sort_unstable_by(|a, b| (b.1 as u64 * u64::from(a.0)).cmp(&(a.1 as u64 * u64::from(b.0))));
+        let mut left = u64::from(lanes) * lane_window + batch_samples;
+        let mut window_pages = 0;
+        for (samples, pages) in sizes {
+            if left == 0 {
+                break;
+            }
+            let taken = left.min(u64::from(samples));
+            window_pages += (pages as u64 * taken).div_ceil(u64::from(samples)) as usize;
+            left -= taken;
+        }
+        let edge_pages = (2 * lanes as usize * block_pages).min(all - window_pages.min(all));
+        Budget { window_pages, edge_pages, block_pages }
+    }
+
+    /// Pages in all.
+    pub fn pages(&self) -> usize {
+        self.window_pages + self.edge_pages
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::Extent;
+
+    fn blocks(sizes: &[(u32, u64)]) -> Vec<Block> {
+        let mut first = 0;
+        let make = |&(samples, len): &(u32, u64)| {
+            let block = Block { first, samples, extent: Extent { shard: 0, start: 0, len } };
+            first += u64::from(samples);
+            block
+        };
+        sizes.iter().map(make).collect()
+    }
+
+    const SHAPE: Shape =
+        Shape { request_bytes: 1 << 20, cold_request_bytes: 1 << 18, gap_bytes: 0, page_bytes: 1 << 16, alignment: 1 };
+
+    #[test]
+    fn counts_the_window_and_two_blocks_for_each_lane() {
+        let blocks = blocks(&[(10, 10 << 16); 100]);
+        let budget = Budget::new(&blocks, &SHAPE, 2, 50, 20);
+        assert_eq!(budget, Budget { window_pages: 120, edge_pages: 40, block_pages: 10 });
+    }
+
+    #[test]
+    fn takes_the_densest_blocks_for_the_worst() {
+        let blocks = blocks(&[(10, 1 << 16), (1, 8 << 16), (1, 8 << 16)]);
+        let budget = Budget::new(&blocks, &SHAPE, 1, 2, 0);
+        assert_eq!(budget.window_pages, 16);
+        assert_eq!(budget.pages(), 17, "never more than the dataset");
+    }
+}

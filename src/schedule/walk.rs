@@ -1,0 +1,379 @@
+//! The walk along the order: batch after batch, the reads it needs first.
+//!
+//! At the cold start a window makes the first batches touch many blocks. Reading those whole would put a window's worth
+//! of bytes in front of the second batch, so a block's samples are first read one by one as batches need them, and its
+//! rest follows in the background: after each batch, rests worth half of that batch's bytes. A consumer that needs up to two
+//! thirds of the link is thus never behind. When no rest is left, blocks are read whole at their first touch.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::Shape;
+use super::cover::Cover;
+use crate::dataset::{Dataset, Extent, FieldId, SampleId};
+use crate::error::{Error, Kind, Result};
+use crate::order::{LaneCursor, Order, Partition};
+
+/// What happens next.
+#[derive(Debug)]
+pub enum Step {
+    /// Bytes to fetch.
+    Read(Read),
+    /// A batch whose reads have all been listed.
+    Batch(BatchPlan),
+    /// No batch of this epoch follows; reads of it that nothing used (a last batch that was dropped) can go.
+    EpochEnd(u64),
+}
+
+/// A byte range to be fetched in one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Rising in the order of need.
+    pub id: u64,
+    /// Where the bytes lie.
+    pub extent: Extent,
+    /// Pages it takes.
+    pub pages: usize,
+    /// Pieces that will be cut from it: when all have been copied, its pages are free.
+    pub uses: u32,
+    /// Epoch it is read for.
+    pub epoch: u64,
+    /// Number of the first batch that needs it, counted over the whole run from 0.
+    pub first_batch: u64,
+}
+
+/// A part of a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Read.
+    pub read: u64,
+    /// Offset in it.
+    pub at: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+/// A batch of this rank.
+#[derive(Debug)]
+pub struct BatchPlan {
+    /// Number since the start of the run, from 0.
+    pub sequence: u64,
+    /// Epoch.
+    pub epoch: u64,
+    /// Number in the epoch.
+    pub batch: u64,
+    /// Samples in order.
+    pub rows: Vec<SampleId>,
+    /// Pieces of all fields of all rows, row after row, field after field.
+    pub pieces: Vec<Piece>,
+    /// `pieces[ends[i - 1]..ends[i]]` belong to field `i % fields` of row `i / fields`.
+    pub ends: Vec<u32>,
+}
+
+impl BatchPlan {
+    /// Pieces of a row's field, of `fields` in all.
+    pub fn pieces_of(&self, row: usize, field: usize, fields: usize) -> &[Piece] {
+        let cell = row * fields + field;
+        let from = if cell == 0 { 0 } else { self.ends[cell - 1] as usize };
+        &self.pieces[from..self.ends[cell] as usize]
+    }
+}
+
+/// The list of what to do, made as far ahead as it is asked for.
+pub struct Schedule {
+    dataset: Arc<Dataset>,
+    order: Order,
+    partition: Partition,
+    fields: Vec<FieldId>,
+    shape: Shape,
+    epochs_end: u64,
+    epoch: u64,
+    batch: u64,
+    walk: Option<EpochWalk>,
+    next_read: u64,
+    sequence: u64,
+    cold: bool,
+    rest_credit: i64,
+    steps: VecDeque<Step>,
+}
+
+/// An epoch under way.
+struct EpochWalk {
+    /// This rank's lanes, in ascending order.
+    lanes: Vec<u32>,
+    cursors: Vec<LaneCursor>,
+    /// By lane (its place in `lanes`) and block.
+    covers: BTreeMap<(usize, u32), Cover>,
+    rests: VecDeque<(usize, u32)>,
+}
+
+/// A field of a sample that is to be covered by a read.
+#[derive(Clone, Copy)]
+struct Target {
+    extent: Extent,
+    lane: usize,
+    block: u32,
+    index: u32,
+    field: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Row {
+    lane: usize,
+    block: u32,
+    index: u32,
+}
+
+impl Schedule {
+    /// From batch `batch` of epoch `epoch` to the end of epoch `epochs_end - 1`.
+    ///
+    /// `fields` are those to be read, in the order in which batches will list them.
+    pub fn new(
+        dataset: Arc<Dataset>,
+        order: Order,
+        partition: Partition,
+        fields: Vec<FieldId>,
+        shape: Shape,
+        (epoch, batch): (u64, u64),
+        epochs_end: u64,
+    ) -> Self {
+        Schedule {
+            dataset,
+            order,
+            partition,
+            fields,
+            shape,
+            epochs_end,
+            epoch,
+            batch,
+            walk: None,
+            next_read: 0,
+            sequence: 0,
+            cold: true,
+            rest_credit: 0,
+            steps: VecDeque::new(),
+        }
+    }
+
+    /// The next step, `None` after the last epoch.
+    ///
+    /// # Errors
+    /// `Config` when a sample lacks a field that was asked for.
+    pub fn advance(&mut self) -> Result<Option<Step>> {
+        while self.steps.is_empty() {
+            if self.epoch >= self.epochs_end {
+                return Ok(None);
+            }
+            if self.batch >= self.partition.batches(self.order.samples()) {
+                self.steps.push_back(Step::EpochEnd(self.epoch));
+                (self.epoch, self.batch, self.walk) = (self.epoch + 1, 0, None);
+                break;
+            }
+            let mut walk = match self.walk.take() {
+                Some(walk) => walk,
+                None => self.begin_epoch(),
+            };
+            self.walk_batch(&mut walk)?;
+            self.walk = Some(walk);
+            self.batch += 1;
+            self.sequence += 1;
+        }
+        Ok(self.steps.pop_front())
+    }
+
+    fn begin_epoch(&self) -> EpochWalk {
+        let order = self.order.epoch(self.epoch);
+        let lanes: Vec<u32> = self.partition.lanes(order.order().lanes()).collect();
+        let position = self.partition.position(self.order.samples(), self.batch);
+        let cursors = lanes.iter().map(|lane| order.lane(*lane, self.order.lane_position(*lane, position))).collect();
+        EpochWalk { lanes, cursors, covers: BTreeMap::new(), rests: VecDeque::new() }
+    }
+
+    fn walk_batch(&mut self, walk: &mut EpochWalk) -> Result<()> {
+        let rows = self.next_rows(walk)?;
+        let mut needed = Vec::new();
+        for row in &rows {
+            self.touch(walk, *row, &mut needed)?;
+        }
+        let cap = if self.cold { self.shape.cold_request_bytes } else { self.shape.request_bytes };
+        let bytes = self.list_reads(walk, &mut needed, cap);
+        let plan = self.batch_plan(walk, &rows)?;
+        self.steps.push_back(Step::Batch(plan));
+        self.list_rests(walk, bytes)
+    }
+
+    /// The rows of the next batch, in order of their global positions.
+    fn next_rows(&self, walk: &mut EpochWalk) -> Result<Vec<Row>> {
+        let count = self.partition.rows(self.order.samples(), self.batch);
+        let mut rows = Vec::with_capacity(count as usize);
+        for row in 0..count {
+            let place = self.partition.locate(self.order.lanes(), self.batch, row);
+            let lane = walk.lanes.binary_search(&place.lane).ok();
+            let slot = lane.and_then(|lane| Some((lane, walk.cursors[lane].next()?)));
+            let Some((lane, slot)) = slot else {
+                return Err(Error::new(
+                    Kind::Topology,
+                    format!(
+                        "rank {} has no row {row} in batch {} of epoch {}",
+                        self.partition.rank(),
+                        self.batch,
+                        self.epoch
+                    ),
+                ));
+            };
+            rows.push(Row { lane, block: slot.block, index: slot.index });
+        }
+        Ok(rows)
+    }
+
+    /// Notes what must be read for a row: in the steady state its whole block, at the cold start itself alone.
+    fn touch(&mut self, walk: &mut EpochWalk, row: Row, needed: &mut Vec<Target>) -> Result<()> {
+        let key = (row.lane, row.block);
+        let fields = self.fields.len();
+        if !walk.covers.contains_key(&key) {
+            let cursor = &walk.cursors[row.lane];
+            let cover = Cover::new(cursor.block_span(row.block), fields, cursor.pending_at_start(row.block));
+            walk.covers.insert(key, cover);
+            if self.cold {
+                walk.rests.push_back(key);
+            } else {
+                self.want_rest(walk, key, needed)?;
+            }
+        }
+        if !walk.covers[&key].is_whole() {
+            for field in 0..fields {
+                if !walk.covers[&key].covers(row.index, field) {
+                    needed.extend(self.target(key, row.index, field)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn want_rest(&self, walk: &mut EpochWalk, key: (usize, u32), targets: &mut Vec<Target>) -> Result<()> {
+        let Some(cover) = walk.covers.get_mut(&key) else { return Ok(()) };
+        for (index, field) in cover.uncovered() {
+            targets.extend(self.target(key, index, field)?);
+        }
+        cover.set_whole();
+        Ok(())
+    }
+
+    /// After a batch that needed `bytes`: rests of touched blocks worth half of that.
+    fn list_rests(&mut self, walk: &mut EpochWalk, bytes: u64) -> Result<()> {
+        if !self.cold {
+            return Ok(());
+        }
+        self.rest_credit += (bytes / 2) as i64;
+        while self.rest_credit > 0 {
+            let Some(key) = walk.rests.pop_front() else { break };
+            let mut targets = Vec::new();
+            self.want_rest(walk, key, &mut targets)?;
+            self.rest_credit -= self.list_reads(walk, &mut targets, self.shape.request_bytes) as i64;
+        }
+        self.cold = !walk.rests.is_empty();
+        Ok(())
+    }
+
+    fn target(&self, (lane, block): (usize, u32), index: u32, field: usize) -> Result<Option<Target>> {
+        let extent = self.extent(block, index, field)?;
+        // A value of no bytes needs no read.
+        Ok((extent.len > 0).then_some(Target { extent, lane, block, index, field }))
+    }
+
+    fn extent(&self, block: u32, index: u32, field: usize) -> Result<Extent> {
+        let sample = self.sample(block, index);
+        let field = self.fields[field];
+        self.dataset.extent(sample, field).ok_or_else(|| {
+            let name = &self.dataset.fields()[field].name;
+            Error::new(Kind::Config, format!("sample {} has no field '{name}'", self.dataset.key(sample)))
+                .advice("leave the field out, or the sample out of the dataset")
+        })
+    }
+
+    fn sample(&self, block: u32, index: u32) -> SampleId {
+        self.dataset.blocks()[block as usize].first + u64::from(index)
+    }
+
+    /// Lists reads that cover `targets`, neighbours together up to `cap` bytes; returns their bytes.
+    fn list_reads(&mut self, walk: &mut EpochWalk, targets: &mut Vec<Target>, cap: u64) -> u64 {
+        targets.sort_unstable_by_key(|t| (t.lane, t.block, t.extent, t.index, t.field));
+        targets.dedup_by_key(|t| (t.lane, t.block, t.index, t.field));
+        let mut bytes = 0;
+        let mut rest = &targets[..];
+        while let Some(first) = rest.first() {
+            let mut end = first.extent.end();
+            let run = rest.iter().take_while(|next| {
+                let same = (next.lane, next.block) == (first.lane, first.block);
+                let longer = end.max(next.extent.end());
+                let near = next.extent.start <= end + self.shape.gap_bytes && longer - first.extent.start <= cap;
+                let joins = same && (near || next.extent == first.extent);
+                if joins {
+                    end = longer;
+                }
+                joins
+            });
+            let count = run.count().max(1);
+            let (run, others) = rest.split_at(count);
+            rest = others;
+            bytes += end - first.extent.start;
+            self.list_run(walk, run, end, cap);
+        }
+        bytes
+    }
+
+    /// One run of neighbouring targets of a block, in one read, or in several if a single value is longer than `cap`.
+    fn list_run(&mut self, walk: &mut EpochWalk, run: &[Target], end: u64, cap: u64) {
+        let first = run[0];
+        let Some(cover) = walk.covers.get_mut(&(first.lane, first.block)) else { return };
+        let mut number = None;
+        let mut start = first.extent.start;
+        while start < end {
+            let to = end.min(start + cap);
+            let added = cover.add_read(self.next_read, start, to);
+            number.get_or_insert(added);
+            let uses = run.iter().filter(|t| t.extent.start < to && t.extent.end() > start).count() as u32;
+            let extent = Extent { shard: first.extent.shard, start, len: to - start };
+            self.steps.push_back(Step::Read(Read {
+                id: self.next_read,
+                extent,
+                pages: self.shape.pages(extent.len),
+                uses,
+                epoch: self.epoch,
+                first_batch: self.sequence,
+            }));
+            self.next_read += 1;
+            start = to;
+        }
+        for target in run {
+            cover.set(target.index, target.field, number.unwrap_or(0));
+        }
+    }
+
+    fn batch_plan(&self, walk: &mut EpochWalk, rows: &[Row]) -> Result<BatchPlan> {
+        let mut plan = BatchPlan {
+            sequence: self.sequence,
+            epoch: self.epoch,
+            batch: self.batch,
+            rows: Vec::with_capacity(rows.len()),
+            pieces: Vec::with_capacity(rows.len() * self.fields.len()),
+            ends: Vec::with_capacity(rows.len() * self.fields.len()),
+        };
+        for row in rows {
+            plan.rows.push(self.sample(row.block, row.index));
+            let key = (row.lane, row.block);
+            let Some(cover) = walk.covers.get_mut(&key) else { continue };
+            for field in 0..self.fields.len() {
+                let extent = self.extent(row.block, row.index, field)?;
+                if extent.len > 0 {
+                    cover.pieces(row.index, field, extent, |piece| plan.pieces.push(piece));
+                }
+                plan.ends.push(plan.pieces.len() as u32);
+            }
+            if cover.deliver(row.index) {
+                walk.covers.remove(&key);
+            }
+        }
+        Ok(plan)
+    }
+}

@@ -1,0 +1,227 @@
+//! From a target to a response: the pool, deadlines, redirects, and the one immediate retry.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::HttpOptions;
+use super::connection::{Connection, Failure, Method, Request};
+use super::pool::Pool;
+use super::resolver::Resolver;
+use super::response::Malformed;
+use super::url::{Authority, Target};
+use super::verdict::{Asked, Tag, strong};
+use crate::error::{Error, Kind, Result};
+use crate::memory::Landing;
+use crate::store::{Arrival, ObjectMeta};
+
+/// Redirects followed for one request.
+const REDIRECTS_MAX: usize = 5;
+
+/// The connections of one reactor, and how they are used.
+#[derive(Debug)]
+pub(super) struct Client {
+    options: HttpOptions,
+    pool: Pool,
+    resolver: Resolver,
+}
+
+/// A connection whose response's header has been received.
+struct Answer {
+    connection: Connection,
+    first_byte: Duration,
+    opened: bool,
+}
+
+impl Client {
+    pub(super) fn new(options: HttpOptions) -> Self {
+        let pool = Pool::new(options.idle_connections, options.idle_age);
+        Client { options, pool, resolver: Resolver::default() }
+    }
+
+    pub(super) fn options(&self) -> &HttpOptions {
+        &self.options
+    }
+
+    /// Fills `landing` with the range `asked` for.
+    pub(super) async fn read(&self, target: Target, asked: &Asked<'_>, landing: &mut Landing) -> Result<Arrival> {
+        let request = Request {
+            method: Method::Get,
+            range: Some((asked.range.start, asked.range.end - 1)),
+            if_match: asked.version.and_then(strong),
+        };
+        let Answer { mut connection, first_byte, opened } = self.follow(target, request, asked).await?;
+        let head = connection.head().map_err(|error| malformed(asked, error))?;
+        let keep_alive = head.keep_alive && head.content_length.is_some();
+        let version = match asked.check_range(&head) {
+            Ok(version) => version,
+            Err(error) => {
+                self.keep(connection);
+                return Err(error);
+            }
+        };
+        let copied = connection.receive_body(landing).await.map_err(|cause| {
+            let (filled, len) = (landing.filled(), landing.len());
+            asked
+                .error(Kind::Io, format!("the connection broke after {filled} of {len} bytes"))
+                .source(cause)
+                .transient()
+        })?;
+        if keep_alive && connection.is_spent() {
+            self.pool.put(connection);
+        }
+        Ok(Arrival { version, copied, first_byte, opened })
+    }
+
+    /// Size and version: by HEAD, or by asking for one byte where the server does not answer that.
+    pub(super) async fn head(&self, target: Target, asked: &Asked<'_>) -> Result<ObjectMeta> {
+        let request = Request { method: Method::Head, range: None, if_match: None };
+        let Answer { connection, .. } = self.follow(target.clone(), request, asked).await?;
+        let head = connection.head().map_err(|error| malformed(asked, error))?;
+        let outcome = match (head.status, head.content_length) {
+            (200, Some(size)) => {
+                let version = Tag::of(&head, Some(size)).map(Tag::version);
+                Some(asked.check_plain(&head).map(|()| ObjectMeta { size, version }))
+            }
+            (200 | 405 | 501, _) => None,
+            _ => Some(Err(asked.refusal(&head))),
+        };
+        self.keep(connection);
+        match outcome {
+            Some(outcome) => outcome,
+            None => self.probe(target, asked).await,
+        }
+    }
+
+    /// Opens connections until `count` are idle or being opened; succeeds if any could be.
+    pub(super) async fn warm(self: &Arc<Self>, authority: &Arc<Authority>, count: usize) -> Result<()> {
+        let count = count.min(self.options.idle_connections).saturating_sub(self.pool.len());
+        let mut opening = tokio::task::JoinSet::new();
+        for _ in 0..count {
+            let (client, authority) = (Arc::clone(self), Arc::clone(authority));
+            opening.spawn(async move { client.open(&authority).await });
+        }
+        let (mut opened, mut failure) = (0, None);
+        while let Some(outcome) = opening.join_next().await {
+            match outcome {
+                Ok(Ok(connection)) => {
+                    self.pool.put(connection);
+                    opened += 1;
+                }
+                Ok(Err(error)) => failure = Some(error),
+                Err(error) => failure = Some(Error::new(Kind::Io, "opening connections").source(error)),
+            }
+        }
+        match failure {
+            Some(error) if opened == 0 => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks for the first byte: the answer tells the size of the whole.
+    async fn probe(&self, target: Target, asked: &Asked<'_>) -> Result<ObjectMeta> {
+        use super::response::ContentRange::{Satisfied, Unsatisfied};
+        let request = Request { method: Method::Get, range: Some((0, 0)), if_match: None };
+        let Answer { connection, .. } = self.follow(target, request, asked).await?;
+        let head = connection.head().map_err(|error| malformed(asked, error))?;
+        let size = match (head.status, head.content_range, head.content_length) {
+            (206, Some(Satisfied { size: Some(size), .. }), _) => Some(size),
+            // An empty object has no first byte.
+            (416, Some(Unsatisfied { size: 0 }), _) => Some(0),
+            (200, _, Some(size)) => Some(size),
+            _ => None,
+        };
+        let outcome = match size {
+            Some(size) => asked
+                .check_plain(&head)
+                .map(|()| ObjectMeta { size, version: Tag::of(&head, Some(size)).map(Tag::version) }),
+            None if matches!(head.status, 200 | 206) => Err(asked
+                .error(Kind::Unsupported, "the server does not tell the object's size")
+                .advice("use a server that serves byte ranges")),
+            None => Err(asked.refusal(&head)),
+        };
+        self.keep(connection);
+        outcome
+    }
+
+    /// Asks, and asks elsewhere as long as the answer is a redirect.
+    async fn follow(&self, mut target: Target, request: Request<'_>, asked: &Asked<'_>) -> Result<Answer> {
+        for _ in 0..=REDIRECTS_MAX {
+            let answer = self
+                .ask(&target, request)
+                .await
+                .map_err(|error| error.within(format_args!("{}{}", asked.root, asked.key)))?;
+            let head = answer.connection.head().map_err(|error| malformed(asked, error))?;
+            if !matches!(head.status, 301 | 302 | 303 | 307 | 308) {
+                return Ok(answer);
+            }
+            let location = head.location.ok_or_else(|| asked.error(Kind::Unsupported, "redirected to nowhere"))?;
+            target = target.redirected(location).map_err(|why| asked.error(Kind::Unsupported, why))?;
+            self.keep(answer.connection);
+        }
+        Err(asked
+            .error(Kind::Unsupported, format!("redirect loop: more than {REDIRECTS_MAX} redirects"))
+            .advice("open the store at the address that the redirects should lead to"))
+    }
+
+    /// One exchange. A connection that was idle may have been closed by the server just now: if it fails before anything was
+    /// received, the request goes out again on a fresh one, once.
+    async fn ask(&self, target: &Target, request: Request<'_>) -> Result<Answer> {
+        let mut idle = self.pool.take(&target.authority);
+        loop {
+            let (mut connection, opened) = match idle.take() {
+                Some(connection) => (connection, false),
+                None => (self.open(&target.authority).await?, true),
+            };
+            let patience = self.options.header_timeout;
+            match tokio::time::timeout(patience, connection.exchange(target, request)).await {
+                Ok(Ok(first_byte)) => return Ok(Answer { connection, first_byte, opened }),
+                Ok(Err(Failure { unanswered: true, .. })) if !opened => {}
+                Ok(Err(Failure { cause, .. })) if cause.kind() == io::ErrorKind::InvalidData => {
+                    return Err(
+                        Error::new(Kind::Unsupported, format!("asking {}", target.authority.name)).source(cause)
+                    );
+                }
+                Ok(Err(Failure { cause, .. })) => {
+                    return Err(Error::new(Kind::Io, format!("asking {}", target.authority.name))
+                        .source(cause)
+                        .transient());
+                }
+                Err(_) => {
+                    let context = format!("no response header from {} within {patience:?}", target.authority.name);
+                    return Err(Error::new(Kind::Stalled, context).transient());
+                }
+            }
+        }
+    }
+
+    async fn open(&self, authority: &Arc<Authority>) -> Result<Connection> {
+        let patience = self.options.connect_timeout;
+        let stalled = || {
+            Error::new(Kind::Stalled, format!("no connection to {} within {patience:?}", authority.name)).transient()
+        };
+        match tokio::time::timeout(patience, Connection::open(authority, &self.resolver, patience)).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(cause)) if cause.kind() == io::ErrorKind::TimedOut => Err(stalled()),
+            Ok(Err(cause)) => Err(Error::new(Kind::Io, format!("connecting to {}", authority.name))
+                .source(cause)
+                .advice("check the host's name and port, and that it is up")
+                .transient()),
+            Err(_) => Err(stalled()),
+        }
+    }
+
+    /// Keeps a connection whose response needs no more receiving; others are closed, for to wait for the rest of an error page may take long.
+    fn keep(&self, connection: Connection) {
+        if connection.head().is_ok_and(|head| connection.is_through(&head)) {
+            self.pool.put(connection);
+        }
+    }
+}
+
+fn malformed(asked: &Asked<'_>, Malformed(what): Malformed) -> Error {
+    asked
+        .error(Kind::Io, format!("the server's answer is malformed: {what}"))
+        .advice("check that the port is that of a plain HTTP server")
+        .transient()
+}

@@ -1,0 +1,204 @@
+//! One connection to a server, and one exchange at a time on it.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::resolver::Resolver;
+use super::response::{HEADER_BYTES_MAX, Head, Malformed, header_end, is_interim, parse};
+use super::transport::Transport;
+use super::url::{Authority, Target};
+use crate::memory::Landing;
+
+/// What a header usually fits in many times over, and little enough that few body bytes come along and are copied.
+const SCRATCH_BYTES: usize = 4 << 10;
+
+const USER_AGENT: &str = concat!("farfeed/", env!("CARGO_PKG_VERSION"));
+
+/// A request, beside where it goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request<'a> {
+    pub(super) method: Method,
+    /// Bytes of the object; not empty.
+    pub(super) range: Option<(u64, u64)>,
+    /// A strong ETag.
+    pub(super) if_match: Option<&'a str>,
+}
+
+/// A request's method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Method {
+    Get,
+    Head,
+}
+
+/// Why an exchange came to no header.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// Nothing had been received: the server may have closed an idle connection just as we used it.
+    pub(super) unanswered: bool,
+    pub(super) cause: io::Error,
+}
+
+/// A connection; whoever drops it closes it, whatever was on its way.
+pub(super) struct Connection {
+    transport: Transport,
+    authority: Arc<Authority>,
+    /// The request while it is sent, then the header and what came along with it.
+    scratch: Vec<u8>,
+    /// Bytes of `scratch` that are the header.
+    header: usize,
+    /// Whether the exchange was a HEAD, whose answer has no body whatever it says.
+    bodiless: bool,
+    runtime: tokio::runtime::Id,
+}
+
+impl Connection {
+    /// Connects to one of the addresses of `authority`, each getting its share of `patience`.
+    pub(super) async fn open(authority: &Arc<Authority>, resolver: &Resolver, patience: Duration) -> io::Result<Self> {
+        let deadline = Instant::now() + patience;
+        let addresses = resolver.addresses(authority).await?;
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        let count = addresses.len();
+        let first = resolver.turn();
+        for tried in 0..count {
+            let share = deadline.saturating_duration_since(Instant::now()) / (count - tried) as u32;
+            let address = addresses[(first + tried) % count];
+            match tokio::time::timeout(share, Transport::connect(address)).await {
+                Ok(Ok(transport)) => return Ok(Connection::over(transport, Arc::clone(authority))),
+                Ok(Err(error)) => failure = error,
+                Err(_) => failure = io::ErrorKind::TimedOut.into(),
+            }
+        }
+        Err(failure)
+    }
+
+    fn over(transport: Transport, authority: Arc<Authority>) -> Self {
+        let runtime = tokio::runtime::Handle::current().id();
+        Connection {
+            transport,
+            authority,
+            scratch: Vec::with_capacity(SCRATCH_BYTES),
+            header: 0,
+            bodiless: false,
+            runtime,
+        }
+    }
+
+    /// Sends a request and receives the header of its response; gives the time until the first byte. The caller has the deadline.
+    pub(super) async fn exchange(&mut self, target: &Target, request: Request<'_>) -> Result<Duration, Failure> {
+        let unanswered = |cause| Failure { unanswered: true, cause };
+        self.bodiless = request.method == Method::Head;
+        self.write_request(target, request).map_err(unanswered)?;
+        self.transport.send(&self.scratch).await.map_err(unanswered)?;
+        let sent = Instant::now();
+        self.scratch.clear();
+        self.receive_more().await.map_err(unanswered)?;
+        let first_byte = sent.elapsed();
+        self.receive_header().await.map_err(|cause| Failure { unanswered: false, cause })?;
+        Ok(first_byte)
+    }
+
+    /// The response's header, once [`Connection::exchange`] has succeeded.
+    pub(super) fn head(&self) -> Result<Head<'_>, Malformed> {
+        parse(self.scratch.get(..self.header).unwrap_or_default())
+    }
+
+    /// Receives the body into `landing` until that is full; gives the bytes that were copied to get there.
+    pub(super) async fn receive_body(&mut self, landing: &mut Landing) -> io::Result<u64> {
+        let copied = landing.push(&self.scratch[self.header..]);
+        self.header += copied;
+        while landing.remaining() > 0 {
+            if self.transport.receive_into(landing).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(copied as u64)
+    }
+
+    /// Whether a response with `head` has been taken in to its last byte, as far as [`Connection::receive_body`] was not asked to.
+    pub(super) fn is_through(&self, head: &Head<'_>) -> bool {
+        let here = (self.scratch.len() - self.header) as u64;
+        let body =
+            if self.bodiless || head.status == 304 || head.status == 204 { Some(0) } else { head.content_length };
+        head.keep_alive && !head.transfer_coded && body == Some(here)
+    }
+
+    /// Whether nothing is left over after the body has landed.
+    pub(super) fn is_spent(&self) -> bool {
+        self.header == self.scratch.len()
+    }
+
+    /// Whether it leads to `authority` and belongs to the reactor `runtime`.
+    pub(super) fn suits(&self, authority: &Authority, runtime: tokio::runtime::Id) -> bool {
+        self.runtime == runtime && *self.authority == *authority
+    }
+
+    /// Whether nothing arrived unasked, a close included.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.transport.is_quiet()
+    }
+
+    fn write_request(&mut self, target: &Target, request: Request<'_>) -> io::Result<()> {
+        let text = &mut self.scratch;
+        text.clear();
+        let method = match request.method {
+            Method::Get => "GET",
+            Method::Head => "HEAD",
+        };
+        write!(text, "{method} {} HTTP/1.1\r\nHost: {}\r\n", target.path, target.authority.name)?;
+        write!(text, "User-Agent: {USER_AGENT}\r\nAccept: */*\r\nAccept-Encoding: identity\r\n")?;
+        if let Some((first, last)) = request.range {
+            write!(text, "Range: bytes={first}-{last}\r\n")?;
+        }
+        if let Some(tag) = request.if_match {
+            write!(text, "If-Match: {tag}\r\n")?;
+        }
+        if let Some(authorization) = &target.authorization {
+            write!(text, "Authorization: {authorization}\r\n")?;
+        }
+        text.write_all(b"\r\n")
+    }
+
+    async fn receive_header(&mut self) -> io::Result<()> {
+        let (mut seen, mut dropped) = (0, 0);
+        loop {
+            match header_end(&self.scratch, seen) {
+                Some(end) if is_interim(&self.scratch) => {
+                    self.scratch.drain(..end);
+                    dropped += end;
+                    seen = 0;
+                    continue;
+                }
+                Some(end) => {
+                    self.header = end;
+                    return Ok(());
+                }
+                None => seen = self.scratch.len(),
+            }
+            if dropped + self.scratch.len() >= HEADER_BYTES_MAX {
+                let what = format!("response header of more than {HEADER_BYTES_MAX} bytes");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            }
+            self.receive_more().await?;
+        }
+    }
+
+    /// Receives up to a scratch's worth more.
+    async fn receive_more(&mut self) -> io::Result<()> {
+        let here = self.scratch.len();
+        let room = if here < SCRATCH_BYTES { SCRATCH_BYTES } else { HEADER_BYTES_MAX };
+        self.scratch.resize(room, 0);
+        let received = self.transport.receive(&mut self.scratch[here..]).await;
+        self.scratch.truncate(here + received.as_ref().map_or(0, |count| *count));
+        if received? == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    }
+}
+
+impl fmt::Debug for Connection {
+    /// Without the scratch: it may hold credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("authority", &self.authority.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,210 @@
+//! The tests' hold on the double: they are linked to one copy of this crate, the driver that they load is another.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::device::{CURRENT, Device, Work};
+
+/// What the loaded library lets tests do; found by one symbol.
+#[repr(C)]
+pub struct Control {
+    set_rate: extern "C" fn(u32, u64),
+    fail_copy: extern "C" fn(u32, i64),
+    refuse_registration: extern "C" fn(u32),
+    consume: unsafe extern "C" fn(u32, usize, u64, *const u8, usize, u64) -> u32,
+    drain: extern "C" fn(u32),
+    live: extern "C" fn(u32) -> Live,
+    violations: unsafe extern "C" fn(u32, *mut u8, usize) -> usize,
+    contexts_on_this_thread: extern "C" fn() -> usize,
+}
+
+/// What exists on a device at one moment.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Live {
+    /// References to the primary context.
+    pub contexts: i64,
+    /// Allocations of device memory.
+    pub allocations: usize,
+    /// Registered ranges of host memory.
+    pub registrations: usize,
+    /// Streams, the default one apart.
+    pub streams: usize,
+    /// Events.
+    pub events: usize,
+}
+
+/// The double, loaded into this process in the place of the driver.
+#[derive(Clone, Copy)]
+pub struct Double(&'static Control);
+
+/// One of its devices.
+#[derive(Clone, Copy)]
+pub struct DoubleDevice {
+    control: &'static Control,
+    ordinal: u32,
+}
+
+impl Double {
+    /// Loads the library that was built beside the running test. Must come before anything asks for a CUDA driver.
+    ///
+    /// # Panics
+    /// When the library is not there.
+    pub fn load() -> Double {
+        static CONTROL: OnceLock<&'static Control> = OnceLock::new();
+        Double(CONTROL.get_or_init(|| {
+            let test = std::env::current_exe().expect("the running test has a path");
+            let path = test.with_file_name("libfarfeed_driver_double.so");
+            let name = CString::new(path.as_os_str().as_bytes()).expect("a path without a zero byte");
+            // SAFETY: a zero-terminated path; the library has no constructors. It stays loaded for good.
+            let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+            assert!(!library.is_null(), "no driver double at {}", path.display());
+            // SAFETY: a library that was just loaded, and a zero-terminated name.
+            let control = unsafe { libc::dlsym(library, c"FARFEED_DRIVER_DOUBLE".as_ptr()) };
+            assert!(!control.is_null(), "the driver double has no control");
+            // SAFETY: that symbol is a `Control` of this crate, built by the same `cargo` call.
+            unsafe { &*control.cast::<Control>() }
+        }))
+    }
+
+    /// Device `ordinal` of sixteen.
+    pub fn device(self, ordinal: u32) -> DoubleDevice {
+        DoubleDevice { control: self.0, ordinal }
+    }
+
+    /// Contexts that are current on the calling thread.
+    pub fn contexts_on_this_thread(self) -> usize {
+        (self.0.contexts_on_this_thread)()
+    }
+}
+
+impl DoubleDevice {
+    /// Copies take as long as they would at this rate.
+    pub fn set_rate(&self, bytes_per_second: u64) {
+        (self.control.set_rate)(self.ordinal, bytes_per_second);
+    }
+
+    /// The copy after `copies` more fails, and with it everything that comes later.
+    pub fn fail_copy(&self, copies: u32) {
+        (self.control.fail_copy)(self.ordinal, i64::from(copies));
+    }
+
+    /// Host memory cannot be registered any more.
+    pub fn refuse_registration(&self) {
+        (self.control.refuse_registration)(self.ordinal);
+    }
+
+    /// Enqueues a kernel in a stream: after `after` it reads device memory and wants to find `expected`.
+    ///
+    /// # Panics
+    /// When the driver refuses it.
+    pub fn consume(&self, stream: usize, pointer: u64, expected: &[u8], after: Duration) {
+        let after_ms = after.as_millis() as u64;
+        // SAFETY: the bytes are taken before the call returns.
+        let code = unsafe {
+            (self.control.consume)(self.ordinal, stream, pointer, expected.as_ptr(), expected.len(), after_ms)
+        };
+        assert_eq!(code, 0, "a kernel was refused");
+    }
+
+    /// Waits until all streams that were not destroyed, and the default one, have nothing left to do.
+    pub fn drain(&self) {
+        (self.control.drain)(self.ordinal);
+    }
+
+    /// What exists now.
+    pub fn live(&self) -> Live {
+        (self.control.live)(self.ordinal)
+    }
+
+    /// What has happened that must not happen, a line each; empty when all is well.
+    pub fn violations(&self) -> String {
+        let mut text = vec![0; 4096];
+        // SAFETY: the library writes at most as many bytes as there are.
+        let written = unsafe { (self.control.violations)(self.ordinal, text.as_mut_ptr(), text.len()) };
+        String::from_utf8_lossy(&text[..written]).into_owned()
+    }
+}
+
+/// Found by `Double::load` in the library that it loads.
+#[unsafe(no_mangle)]
+pub static FARFEED_DRIVER_DOUBLE: Control =
+    Control { set_rate, fail_copy, refuse_registration, consume, drain, live, violations, contexts_on_this_thread };
+
+fn device(ordinal: u32) -> &'static std::sync::Arc<Device> {
+    Device::by_ordinal(ordinal as usize).expect("one of the double's devices")
+}
+
+extern "C" fn set_rate(ordinal: u32, bytes_per_second: u64) {
+    device(ordinal).bytes_per_second.store(bytes_per_second, Ordering::Relaxed);
+}
+
+extern "C" fn fail_copy(ordinal: u32, copies: i64) {
+    device(ordinal).copies_until_fault.store(copies, Ordering::Release);
+}
+
+extern "C" fn refuse_registration(ordinal: u32) {
+    device(ordinal).refuses_registration.store(true, Ordering::Relaxed);
+}
+
+/// # Safety
+/// `expected` is valid for reads of `len` bytes.
+unsafe extern "C" fn consume(
+    ordinal: u32,
+    stream: usize,
+    pointer: u64,
+    expected: *const u8,
+    len: usize,
+    after_ms: u64,
+) -> u32 {
+    let (device, pointer) = (device(ordinal), pointer as usize);
+    if !device.tables().is_allocated(&(pointer..pointer + len)) {
+        return crate::device::INVALID_VALUE;
+    }
+    // SAFETY: by this function's contract.
+    let expected = unsafe { std::slice::from_raw_parts(expected, len) }.to_vec();
+    match device.stream(stream) {
+        Ok(stream) => {
+            stream.enqueue(Work::Consume { pointer, expected, after: Duration::from_millis(after_ms) });
+            0
+        }
+        Err(code) => code,
+    }
+}
+
+extern "C" fn drain(ordinal: u32) {
+    let streams: Vec<_> = {
+        let tables = device(ordinal).tables();
+        tables.streams.values().chain(&tables.default_stream).cloned().collect()
+    };
+    streams.iter().for_each(|stream| stream.drain());
+}
+
+extern "C" fn live(ordinal: u32) -> Live {
+    let device = device(ordinal);
+    let tables = device.tables();
+    Live {
+        contexts: device.retained.load(Ordering::Acquire),
+        allocations: tables.allocations.len(),
+        registrations: tables.registrations.len(),
+        streams: tables.streams.len(),
+        events: tables.events.len(),
+    }
+}
+
+/// # Safety
+/// `text` is valid for writes of `len` bytes.
+unsafe extern "C" fn violations(ordinal: u32, text: *mut u8, len: usize) -> usize {
+    let all = device(ordinal).tables().violations.join("\n");
+    let written = all.len().min(len);
+    // SAFETY: by this function's contract, and no longer than the text.
+    unsafe { std::ptr::copy_nonoverlapping(all.as_ptr(), text, written) };
+    written
+}
+
+extern "C" fn contexts_on_this_thread() -> usize {
+    CURRENT.with_borrow(Vec::len)
+}
