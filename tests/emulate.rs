@@ -1,5 +1,7 @@
 //! The emulated link over real sockets: delays, rates, ranges, faults, shutdown.
 
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
