@@ -209,9 +209,10 @@ async fn carry_out(shared: Arc<Shared>, read: FetchRead) {
     let result = shared.until_landed(shard, start, &mut landing).await;
     let bytes = landing.filled() as u64;
     shared.telemetry.trace().add(Lane::Fetch, began, Instant::now(), id, bytes);
-    report.result = Some(result.and_then(|()| {
-        landing.landed().ok_or_else(|| Error::new(Kind::Io, format!("read {id} ended before all its bytes had landed")))
-    }));
+    // Either way the landing's pages are where they belong before the completion says so.
+    let landed = result.and(Ok(landing)).map(Landing::landed);
+    let unfinished = || Error::new(Kind::Io, format!("read {id} ended before all its bytes had landed"));
+    report.result = Some(landed.and_then(|landed| landed.ok_or_else(unfinished)));
 }
 
 /// Completes a read whatever ends it: a read that is never completed would be waited for.

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use atomic_waker::AtomicWaker;
 
+use batch::Held;
 pub use batch::{Batch, Dense, Ragged};
 pub use builder::{ByteSize, LoaderBuilder, Tokens};
 pub use column::{Column, Field};
@@ -185,20 +186,19 @@ impl Loader {
     /// The next batch of `epoch`, `None` at its end.
     fn next_of(&self, epoch: u64) -> Result<Option<Batch>> {
         let asked = Instant::now();
-        let mut consumer = self.lock();
-        if consumer.epoch != epoch || consumer.finished(self) {
-            return Ok(None);
-        }
         loop {
-            let delivery = consumer.start_if_needed(self)?.receive(LOOK)?;
-            match delivery {
-                Some(delivery) => return self.accept(&mut consumer, delivery, asked),
-                None => {
-                    self.check_held()?;
-                    if asked.elapsed() > self.parts.patience {
-                        return Err(self.parts.diagnose(asked.elapsed()));
-                    }
-                }
+            // Let go of between looks, so that others may ask for the state meanwhile.
+            let mut consumer = self.lock();
+            if consumer.epoch != epoch || consumer.finished(self) {
+                return Ok(None);
+            }
+            if let Some(delivery) = consumer.start_if_needed(self)?.receive(LOOK)? {
+                return self.accept(&mut consumer, delivery, asked);
+            }
+            drop(consumer);
+            self.check_held()?;
+            if asked.elapsed() > self.parts.patience {
+                return Err(self.parts.diagnose(asked.elapsed()));
             }
         }
     }
@@ -206,9 +206,10 @@ impl Loader {
     /// Takes note of a delivery; `None` for the end of an epoch.
     fn accept(&self, consumer: &mut Consumer, delivery: Delivery, asked: Instant) -> Result<Option<Batch>> {
         match delivery {
-            Delivery::Batch(batch) => {
+            Delivery::Batch(mut batch) => {
                 consumer.note_served(asked, &batch, &self.parts.telemetry);
                 consumer.batch += 1;
+                batch.held = Some(Held::new(&self.held));
                 Ok(Some(*batch))
             }
             Delivery::EpochEnd(epoch) => {
@@ -240,7 +241,7 @@ impl Consumer {
     fn start_if_needed(&mut self, loader: &Loader) -> Result<&Run> {
         let run = match self.run.take() {
             Some(run) => run,
-            None => Run::start(&loader.parts, (self.epoch, self.batch), &loader.held, &loader.waker)?,
+            None => Run::start(&loader.parts, (self.epoch, self.batch), &loader.waker)?,
         };
         Ok(self.run.insert(run))
     }
