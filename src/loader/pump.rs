@@ -196,7 +196,9 @@ impl Pump {
             let Some(pages) = self.slab.take(read.pages) else {
                 // Pages that neither are free nor hold what has landed are on their way back: being copied, or with the kernel.
                 let free = self.slab.usage().free;
-                if flying > 0 || free + board.resident_pages() < self.slab.pages() {
+                let returning = free + board.resident_pages() < self.slab.pages();
+                // And a complete batch waits for the consumer alone.
+                if flying > 0 || returning || board.front_is_complete()? {
                     return Ok(Held::Pages);
                 }
                 if let Some(rereads) = board.make_room_for_oldest() {
