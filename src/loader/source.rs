@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::dataset::expand;
 use crate::error::{Error, Kind, Result};
-use crate::fetch::Source;
+use crate::fetch::{Source, VersionPin};
 use crate::store::{FileOptions, FileStore, HttpOptions, HttpStore, Store};
 
 /// An object and how the user would name it.
@@ -18,7 +18,7 @@ pub(super) struct Object {
 
 impl Object {
     pub(super) fn source(&self, size: Option<u64>) -> Source {
-        Source { store: Arc::clone(&self.store), key: Arc::clone(&self.key), size, version: None }
+        Source { store: Arc::clone(&self.store), key: Arc::clone(&self.key), size, version: VersionPin::default() }
     }
 }
 
