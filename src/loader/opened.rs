@@ -133,7 +133,8 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     Ok(loader)
 }
 
-fn dataset(
+/// The samples of the shards, from their index or their headers.
+pub(super) fn dataset(
     options: &LoaderBuilder,
     objects: &[Object],
     stores: &mut Stores,
