@@ -69,7 +69,7 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
         }),
     )?;
     let mut plan = Plan {
-        dataset: options.patterns.join(" "),
+        dataset: options.shown(),
         shards: dataset.shards().len(),
         samples: dataset.samples(),
         dataset_bytes: dataset.shards().iter().map(|shard| shard.size).sum(),
@@ -160,7 +160,7 @@ pub(super) fn dataset(
         }
     };
     if dataset.samples() == 0 {
-        return Err(Error::new(Kind::Config, format!("{}: no sample in it", options.patterns.join(" "))));
+        return Err(Error::new(Kind::Config, format!("{}: no sample in it", options.shown())));
     }
     Ok(dataset)
 }
