@@ -84,8 +84,7 @@ fn milliseconds(text: &str) -> Result<Duration, String> {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let began = Instant::now();
-    let builder = args.stream.builder()?.epochs(args.epochs).on_index_progress(progress::on_the_fly(args.json));
-    let loader = builder.build()?;
+    let loader = args.stream.open(args.json, |builder| builder.epochs(args.epochs))?;
     let (epoch, batch) = begin_at(&loader, args)?;
     let build = began.elapsed();
     let batches = args.epochs.saturating_mul(loader.batches_per_epoch()) - args.start_batch;
@@ -106,7 +105,7 @@ fn begin_at(loader: &Loader, args: &Args) -> Result<(u64, u64)> {
     }
     let (epoch, batch) = (args.start_batch / per_epoch, args.start_batch % per_epoch);
     if epoch >= args.epochs {
-        let error = format!("no batch {}: {} epochs of {per_epoch} batches", args.start_batch, args.epochs);
+        let error = format!("no batch {}: there are {} in each of {} epochs", args.start_batch, per_epoch, args.epochs);
         return Err(Error::new(Kind::Config, error).advice("batches count from 0; raise --epochs"));
     }
     if args.start_batch > 0 {

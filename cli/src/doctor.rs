@@ -34,6 +34,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.json { output::print_json(&report) } else { output::print(&report.text()) }
 }
 
+/// Width of the text.
+const COLUMNS: usize = 80;
+
 #[derive(Serialize)]
 struct Report {
     version: &'static str,
@@ -80,15 +83,18 @@ impl Report {
             Status::Bad => "✗",
         };
         let width = self.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
-        let line = |check: &Check| {
+        let lines = |check: &Check| {
             let Check { name, status, value, meaning } = check;
-            format!("{} {name:<width$}  {value}: {meaning}", mark(*status))
+            let head = format!("{} {name:<width$}  ", mark(*status));
+            let hanging = " ".repeat(head.chars().count());
+            let wrapped = output::wrapped(&format!("{value}: {meaning}"), COLUMNS - hanging.len());
+            format!("{head}{}", wrapped.join(&format!("\n{hanging}")))
         };
-        self.checks.iter().map(line).collect::<Vec<_>>().join("\n")
+        self.checks.iter().map(lines).collect::<Vec<_>>().join("\n")
     }
 }
 
-/// The first of `limits` that `number` reaches, else `Bad`: what is good, what is fair.
+/// `Good` from `good` on, `Fair` from `fair` on.
 fn rate(number: f64, good: f64, fair: f64) -> Status {
     if number >= good {
         Status::Good

@@ -13,7 +13,8 @@ use farfeed::{Error, Kind, Result};
 use indicatif::{DecimalBytes, HumanCount};
 use serde::Serialize;
 
-use crate::{output, progress};
+use crate::output::{self, counted};
+use crate::progress::{self, Opening};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -22,9 +23,11 @@ each field, about 16 bytes per sample and field; loaders look for it beside the
 shards. It is written whole or not at all.
 
 Examples:
-  farfeed index data/train-{0000..0063}.tar     writes data/train.ffindex
-  farfeed index http://host/train-{00..63}.tar  writes ./train.ffindex, to be put
-                                                beside the shards")]
+  farfeed index data/train-{00..63}.tar
+      writes data/train.ffindex
+  farfeed index http://host/train-{00..63}.tar
+      writes train.ffindex into the working directory, to be put at
+      http://host/train.ffindex")]
 pub(crate) struct Args {
     /// Paths or URLs of tar shards, with braces as in train-{0000..0255}.tar, or ending in / for all shards there
     #[arg(required = true, value_name = "URL")]
@@ -43,16 +46,25 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     target.check()?;
     let bar = progress::index_bar(args.json);
     let shown_by = bar.clone();
-    let on_progress: OnIndexProgress = Arc::new(move |so_far| progress::show_index(&shown_by, &so_far));
-    let made = index(&args.urls, RetryPolicy::default(), &on_progress);
+    let opening = Opening::new(args.json);
+    let heard = opening.heard();
+    let on_progress: OnIndexProgress = Arc::new(move |so_far| {
+        heard();
+        progress::show_index(&shown_by, &so_far);
+    });
+    let policy = RetryPolicy::default();
+    let made = opening.watch(policy.patience, || index(&args.urls, policy, &on_progress));
     bar.finish_and_clear();
     let made = made?;
     let skipped = skipped(&made);
     if made.shards().iter().all(|shard| shard.samples() == 0) {
         let found = skipped.to_string();
         let found = if found.is_empty() { "they are empty".to_owned() } else { format!("they hold {found}") };
-        return Err(Error::new(Kind::NotFound, format!("no sample in {} shards: {found}", made.shards().len()))
-            .advice("a sample is one or more files named KEY.FIELD"));
+        return Err(Error::new(
+            Kind::NotFound,
+            format!("no sample in {}: {found}", counted(made.shards().len() as u64, "shard")),
+        )
+        .advice("a sample is one or more files named KEY.FIELD"));
     }
     let encoded = made.encode();
     let dataset = Dataset::members(made, BlockCut::default())?;
@@ -102,11 +114,15 @@ impl Target {
 /// A file without a name that others see, in the directory of `path`.
 fn new_file(path: &Path) -> Result<tempfile::NamedTempFile> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !directory.is_dir() {
+        let error = Error::new(Kind::NotFound, format!("{}: no directory {}", path.display(), directory.display()));
+        return Err(error.advice("make it, or name another place for the index with -o"));
+    }
     // The user's umask decides who may read it, as with any other file.
     let everybody = std::fs::Permissions::from_mode(0o666);
     tempfile::Builder::new().prefix(".ffindex-").permissions(everybody).tempfile_in(directory).map_err(|error| {
         Error::new(Kind::Io, format!("{}: cannot be written", path.display()))
-            .source(error)
+            .source(std::io::Error::from(error.kind()))
             .advice("name a place for the index with -o")
     })
 }
@@ -202,14 +218,18 @@ impl Report {
     }
 
     fn text(&self, target: &Target) -> String {
-        let (shards, samples) = (HumanCount(self.shards as u64), HumanCount(self.samples));
         let name = |field: &FieldReport| match field.samples {
             all if all == self.samples => field.name.clone(),
-            some => format!("{} (in {} samples)", field.name, HumanCount(some)),
+            some => format!("{} (in {})", field.name, counted(some, "sample")),
         };
         let mut lines = vec![
-            format!("read      {shards} shards, {} at {:.1} MB/s", DecimalBytes(self.bytes), self.mb_s),
-            format!("found     {samples} samples"),
+            format!(
+                "read      {}, {} at {:.1} MB/s",
+                counted(self.shards as u64, "shard"),
+                DecimalBytes(self.bytes),
+                self.mb_s
+            ),
+            format!("found     {}", counted(self.samples, "sample")),
             format!("fields    {}", self.fields.iter().map(name).collect::<Vec<_>>().join(", ")),
         ];
         let skipped = self.skipped.to_string();

@@ -5,6 +5,7 @@ mod preview;
 use std::fmt::Write;
 
 use farfeed::dataset::{Dataset, FieldLayout, SampleId};
+use farfeed::fetch::RetryPolicy;
 use farfeed::loader::Peek;
 use farfeed::{Error, Kind, Loader, Result};
 use indicatif::{DecimalBytes, HumanCount};
@@ -12,7 +13,8 @@ use serde::Serialize;
 
 use self::preview::{Preview, preview};
 use crate::options::parse_tokens;
-use crate::{output, progress};
+use crate::output::{self, counted};
+use crate::progress::Opening;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -44,14 +46,15 @@ const SHARDS_SHOWN: usize = 10;
 const PREVIEW_BYTES: u64 = 4096;
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let mut builder = Loader::builder(&args.url).on_index_progress(progress::on_the_fly(args.json));
+    let opening = Opening::new(args.json);
+    let mut builder = Loader::builder(&args.url).on_index_progress(opening.on_index());
     if let Some(tokens) = &args.tokens {
         builder = builder.tokens(parse_tokens(tokens)?);
     }
     if let Some(index) = &args.index {
         builder = builder.index(index);
     }
-    let peek = builder.peek()?;
+    let peek = opening.watch(RetryPolicy::default().patience, || builder.peek())?;
     let total = peek.dataset().samples();
     if args.from >= total {
         return Err(Error::new(Kind::Config, format!("no sample {}: there are {total}", args.from))
@@ -137,13 +140,13 @@ impl Report {
 
     fn text(&self) -> String {
         let mut text = format!(
-            "{} samples in {} shards, {}; {} blocks of at most {} and {} samples\nfingerprint {}",
-            HumanCount(self.samples),
-            HumanCount(self.shards.len() as u64),
+            "{} in {}, {}; {} of at most {} and {}\nfingerprint {}",
+            counted(self.samples, "sample"),
+            counted(self.shards.len() as u64, "shard"),
             DecimalBytes(self.bytes),
-            HumanCount(self.blocks.count as u64),
+            counted(self.blocks.count as u64, "block"),
             DecimalBytes(self.blocks.bytes_max),
-            HumanCount(u64::from(self.blocks.samples_max)),
+            counted(u64::from(self.blocks.samples_max), "sample"),
             self.fingerprint,
         );
         if self.remainder_elements > 0 {

@@ -20,7 +20,12 @@ use clap::{Parser, Subcommand};
 use farfeed::Kind;
 
 #[derive(Parser)]
-#[command(name = "farfeed", version, about = "Feed a GPU from storage 1,000 km away, as if it were in the next rack")]
+#[command(
+    name = "farfeed",
+    version,
+    max_term_width = 80,
+    about = "Feed a GPU from storage 1,000 km away, as if it were in the next rack"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -1,13 +1,17 @@
 //! Options that several commands share: what to stream, and how.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::Args;
 use farfeed::dataset::Dtype;
 use farfeed::device::Device;
+use farfeed::fetch::RetryPolicy;
 use farfeed::loader::LoaderBuilder;
 use farfeed::order::Shuffle;
 use farfeed::{ByteSize, Error, Field, Kind, Loader, Result, Tokens};
+
+use crate::progress::Opening;
 
 /// What to stream, and how.
 #[derive(Args, Clone, Debug)]
@@ -61,9 +65,23 @@ pub(crate) struct Stream {
     /// Most bytes in flight, as in 64MiB; default: derived
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     pub(crate) in_flight: Option<ByteSize>,
+    /// Give up when the store has sent nothing for this long
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, help_heading = "Limits")]
+    pub(crate) patience: u32,
 }
 
 impl Stream {
+    /// A loader with all of this said, and what `tune` adds. `quiet` where no human looks on.
+    pub(crate) fn open(&self, quiet: bool, tune: impl FnOnce(LoaderBuilder) -> LoaderBuilder) -> Result<Loader> {
+        let opening = Opening::new(quiet);
+        let builder = tune(self.builder()?).on_index_progress(opening.on_index());
+        opening.watch(self.patience(), || builder.build())
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(u64::from(self.patience))
+    }
+
     /// A builder with all of this said.
     pub(crate) fn builder(&self) -> Result<LoaderBuilder> {
         let mut builder = Loader::builder(&self.url)
@@ -71,7 +89,8 @@ impl Stream {
             .drop_last(self.drop_last)
             .rank(self.rank, self.world_size)
             .device(Device::from_str(&self.device)?)
-            .verify(!self.no_verify);
+            .verify(!self.no_verify)
+            .retry(RetryPolicy { patience: self.patience(), ..RetryPolicy::default() });
         if self.window > 0 {
             builder = builder.shuffle(Shuffle::window(self.window).seed(self.seed));
         }

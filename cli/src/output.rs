@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use farfeed::{Error, Kind, Result};
+use indicatif::HumanCount;
 use serde::Serialize;
 
 /// Writes `text` and the end of the line.
@@ -43,6 +44,29 @@ pub(crate) fn table(rows: &[Vec<String>], right: &[usize]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
+/// `text` in lines of at most `width` letters, cut at spaces; longer words stay whole.
+pub(crate) fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.len() - 1;
+        let line = &mut lines[last];
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.chars().count() + 1 + word.chars().count() <= width {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
+}
+
+/// `3 shards`, `1 shard`.
+pub(crate) fn counted(count: u64, noun: &str) -> String {
+    format!("{} {noun}{}", HumanCount(count), if count == 1 { "" } else { "s" })
+}
+
 /// Rounded to six decimal places: microseconds, bytes of a megabyte.
 pub(crate) fn rounded(number: f64) -> f64 {
     (number * 1e6).round() / 1e6
@@ -56,6 +80,12 @@ mod tests {
     fn columns_line_up() {
         let rows = [vec!["a".into(), "1".into(), "é".into()], vec!["bcd".into(), "22".into()]];
         assert_eq!(table(&rows, &[1]), "a     1  é\nbcd  22");
+    }
+
+    #[test]
+    fn lines_end_in_time() {
+        assert_eq!(wrapped("aé bcd e longest f", 6), ["aé bcd", "e", "longest", "f"]);
+        assert_eq!(wrapped("", 6), [""]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use farfeed::Result;
 
 use crate::options::Stream;
-use crate::{output, progress};
+use crate::output;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -22,6 +22,6 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let loader = args.stream.builder()?.on_index_progress(progress::on_the_fly(args.json)).build()?;
+    let loader = args.stream.open(args.json, |builder| builder)?;
     if args.json { output::print_json(loader.plan()) } else { output::print(&loader.plan().to_string()) }
 }

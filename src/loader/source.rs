@@ -38,7 +38,7 @@ impl Format {
             Some("npy") => Ok(Format::Npy),
             Some("bin") => Ok(Format::Bin),
             _ => Err(Error::new(Kind::Unsupported, format!("{url}: unknown format"))
-                .advice("shards are .tar (WebDataset), .npy, or .bin with tokens")),
+                .advice("shards are .tar (WebDataset), .npy, or .bin with tokens; the name of a directory ends in /")),
         }
     }
 }

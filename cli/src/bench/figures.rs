@@ -154,7 +154,7 @@ impl Figures {
             (
                 "requests",
                 format!(
-                    "{}, {} retried, on {} connections; {fetched} fetched",
+                    "{}, {} retried; {} connections or files opened; {fetched} fetched",
                     HumanCount(self.requests),
                     HumanCount(self.retries),
                     HumanCount(self.connections)

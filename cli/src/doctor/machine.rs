@@ -33,8 +33,8 @@ fn version(release: &str) -> Option<(u32, u32)> {
 fn cores() -> Check {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let (status, meaning) = match cores {
-        1 => (Status::Fair, "streaming shares it with everything else: a fast link needs about one core per GB/s"),
-        _ => (Status::Good, "streaming takes about one per GB/s"),
+        1 => (Status::Fair, "fetching, copying and your program take turns on it"),
+        _ => (Status::Good, "fetching and copying run beside your program"),
     };
     Check::new("cores", status, cores.to_string(), meaning)
 }
@@ -87,7 +87,7 @@ fn huge_pages() -> Check {
             Check::new("huge pages", Status::Good, chosen, "host_memory is made of 2 MiB pages")
         }
         Some(chosen) => {
-            let advice = format!("host_memory starts up to twice as slowly: echo madvise > {PLACE}");
+            let advice = format!("host_memory takes longer to set up: echo madvise > {PLACE}");
             Check::new("huge pages", Status::Fair, chosen, advice)
         }
         None => Check::unknown("huge pages", PLACE),
