@@ -11,6 +11,7 @@ mod column;
 mod copier;
 mod indexing;
 mod opened;
+mod peek;
 mod pump;
 mod run;
 mod source;
@@ -29,6 +30,7 @@ pub use batch::{Batch, Dense, Ragged};
 pub use builder::{ByteSize, LoaderBuilder, Tokens};
 pub use column::{Column, Field};
 pub use indexing::{IndexProgress, OnIndexProgress, index, index_location};
+pub use peek::Peek;
 
 use crate::dataset::Dataset;
 use crate::error::{Error, Kind, Result};

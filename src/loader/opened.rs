@@ -78,7 +78,7 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
         }),
     )?;
     let mut plan = Plan {
-        dataset: options.patterns.join(" "),
+        dataset: options.shown(),
         shards: dataset.shards().len(),
         samples: dataset.samples(),
         dataset_bytes: dataset.shards().iter().map(|shard| shard.size).sum(),
@@ -152,7 +152,8 @@ fn check_batches(partition: &Partition, samples: u64) -> Result<()> {
     Err(Error::new(Kind::Config, what).advice("lower batch_size, or keep the last batch"))
 }
 
-fn dataset(
+/// The samples of the shards, from their index or their headers.
+pub(super) fn dataset(
     options: &LoaderBuilder,
     objects: &[Object],
     stores: &mut Stores,
@@ -178,7 +179,7 @@ fn dataset(
         }
     };
     if dataset.samples() == 0 {
-        return Err(Error::new(Kind::Config, format!("{}: no sample in it", options.patterns.join(" "))));
+        return Err(Error::new(Kind::Config, format!("{}: no sample in it", options.shown())));
     }
     Ok(dataset)
 }

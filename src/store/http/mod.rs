@@ -77,6 +77,12 @@ impl HttpStore {
         Ok(Arc::new(HttpStore { root: Arc::new(Root::parse(root)?), client: Arc::new(Client::new(options)) }))
     }
 
+    /// The root to open and the key in it of the object at `url`. User information and query, which go with each request,
+    /// belong to the root; the path, its percent-encoding undone, is the key.
+    pub fn split(url: &str) -> (String, String) {
+        url::split(url)
+    }
+
     async fn read_range(&self, request: &ReadRequest, landing: &mut Landing) -> Result<Arrival> {
         let (root, key) = (self.root.shown.as_str(), &*request.key);
         let Some(end) = request.start.checked_add(landing.len() as u64) else {
