@@ -9,6 +9,7 @@ mod index;
 mod inspect;
 mod options;
 mod plan;
+mod rate;
 mod serve;
 mod timeline;
 
