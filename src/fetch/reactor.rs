@@ -228,6 +228,10 @@ impl Shared {
         let mut attempt = 0;
         loop {
             request.version = source.version.clone().or_else(|| self.versions[shard as usize].get().cloned());
+            if request.version.is_none() {
+                // Nothing tells which version the bytes so far came from: the rest of another one must not join them.
+                landing.restart();
+            }
             let (before, asked) = (landing.filled(), Instant::now());
             self.telemetry.count(Counter::Requests, 1);
             let outcome = self.attempt(source, &request, landing).await;
@@ -251,8 +255,9 @@ impl Shared {
                 )));
             }
             self.telemetry.count(Counter::Retries, 1);
-            let uniform = fastrand::f64();
-            tokio::time::sleep(self.policy.pause(attempt, uniform)).await;
+            let pause = self.policy.pause(attempt, fastrand::f64());
+            let told = error.retry_after().unwrap_or_default().min(self.policy.patience);
+            tokio::time::sleep(pause.max(told)).await;
             attempt += 1;
         }
     }

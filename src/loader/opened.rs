@@ -30,12 +30,13 @@ const HOST_MEMORY_SHARE: u64 = 4;
 const HOST_MEMORY_MAX: ByteSize = ByteSize::gib(4);
 /// Bytes in flight to begin with: four bandwidth-delay products of 8 Gbit/s at 15 ms are 60 MB.
 const IN_FLIGHT_SEED: u64 = 64 << 20;
-/// Reads in flight to begin with: at the cold start, when they are small, this many share the link.
-const REQUESTS_SEED: usize = 64;
+/// Reads in flight to begin with: at the cold start, when they are small, this many share the link. Whole blocks fill the bytes
+/// in flight long before there are as many.
+const REQUESTS_SEED: usize = 128;
 /// What a .npy header fits in: NumPy writes less unless a type has thousands of fields.
 const NPY_HEAD_BYTES: u64 = 64 << 10;
-/// Reads of the cold start: small enough that the first batch has one for every connection.
-const COLD_REQUEST_BYTES: u64 = 256 << 10;
+/// Reads of the cold start: what a fresh connection brings in three round trips, 10 + 20 + 40 packets of 1,460 bytes, is 102 KB.
+const COLD_REQUEST_BYTES: u64 = 64 << 10;
 
 pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loader> {
     let telemetry = Arc::new(Telemetry::new(options.trace_spans));
@@ -47,7 +48,7 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     let page_bytes = page_bytes(options, &dataset, &columns);
     let shape = Shape {
         request_bytes: (appetite.request_bytes as u64).max(page_bytes as u64),
-        cold_request_bytes: COLD_REQUEST_BYTES.max(page_bytes as u64),
+        cold_request_bytes: COLD_REQUEST_BYTES,
         gap_bytes: appetite.gap_bytes as u64,
         page_bytes,
         alignment: appetite.alignment,

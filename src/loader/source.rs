@@ -65,7 +65,8 @@ impl Stores {
         if let Some(store) =
             self.opened.iter().find(|store| !is_path_root(store.root()) && url.starts_with(store.root()))
         {
-            return Ok(Object { url: url.to_owned(), key: url[store.root().len()..].into(), store: Arc::clone(store) });
+            let key = url[store.root().len()..].trim_start_matches('/');
+            return Ok(Object { url: url.to_owned(), key: key.into(), store: Arc::clone(store) });
         }
         match url.split_once("://") {
             Some(("http", rest)) => {
@@ -74,7 +75,7 @@ impl Stores {
                 let options = HttpOptions { idle_connections: self.connections, ..HttpOptions::default() };
                 let store: Arc<dyn Store> = HttpStore::open(root, options)?;
                 self.add(Arc::clone(&store));
-                Ok(Object { url: url.to_owned(), key: key.into(), store })
+                Ok(Object { url: url.to_owned(), key: key.trim_start_matches('/').into(), store })
             }
             Some(("file", path)) => self.file(path),
             Some((scheme, _)) => Err(Error::new(Kind::Unsupported, format!("{scheme}:// is not supported yet"))

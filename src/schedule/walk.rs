@@ -2,7 +2,7 @@
 //!
 //! At the cold start a window makes the first batches touch many blocks. Reading those whole would put a window's worth
 //! of bytes in front of the second batch, so a block's samples are first read one by one as batches need them, and its
-//! rest follows in the background: after each batch, rests worth half of that batch's bytes. A consumer that needs up to two
+//! rest follows in the background, so much that each batch costs one and a half times its bytes. A consumer that needs up to two
 //! thirds of the link is thus never behind. When no rest is left, blocks are read whole at their first touch.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -196,10 +196,11 @@ impl Schedule {
             self.touch(walk, *row, &mut needed)?;
         }
         let cap = if self.cold { self.shape.cold_request_bytes } else { self.shape.request_bytes };
-        let bytes = self.list_reads(walk, &mut needed, cap);
+        let listed = self.list_reads(walk, &mut needed, cap);
         let plan = self.batch_plan(walk, &rows)?;
+        let payload: u64 = plan.pieces.iter().map(|piece| piece.len).sum();
         self.steps.push_back(Step::Batch(plan));
-        self.list_rests(walk, bytes)
+        self.list_rests(walk, payload, listed)
     }
 
     /// The rows of the next batch, in order of their global positions.
@@ -259,12 +260,13 @@ impl Schedule {
         Ok(())
     }
 
-    /// After a batch that needed `bytes`: rests of touched blocks worth half of that.
-    fn list_rests(&mut self, walk: &mut EpochWalk, bytes: u64) -> Result<()> {
+    /// After a batch of `payload` bytes, `listed` of which had to be read for it alone: rests of touched blocks, as many as keep
+    /// what is read at one and a half times what is consumed.
+    fn list_rests(&mut self, walk: &mut EpochWalk, payload: u64, listed: u64) -> Result<()> {
         if !self.cold {
             return Ok(());
         }
-        self.rest_credit += (bytes / 2) as i64;
+        self.rest_credit += (payload + payload / 2) as i64 - listed as i64;
         while self.rest_credit > 0 {
             let Some(key) = walk.rests.pop_front() else { break };
             let mut targets = Vec::new();
