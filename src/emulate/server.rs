@@ -61,6 +61,8 @@ impl Server {
                 .source(error)
         };
         let listener = StdListener::bind(address).map_err(failed)?;
+        // The standard library lets 128 clients queue; one beyond is heard a second later, when its system asks again.
+        rustix::net::listen(&listener, CONNECTIONS_MAX as i32).map_err(|errno| failed(errno.into()))?;
         let address = listener.local_addr().map_err(failed)?;
         let (ready, started) = sync_channel(1);
         let thread = std::thread::Builder::new()
