@@ -5,6 +5,7 @@
 //! host memory, slots and reads in flight, all fixed when it is built. *Fails* on the batch that cannot be delivered; what was
 //! delivered before stays good. Dropping it at any moment ends the threads and frees the pages.
 
+mod admission;
 mod batch;
 mod builder;
 mod column;

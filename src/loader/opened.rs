@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use atomic_waker::AtomicWaker;
 use crossbeam_channel::bounded;
 
+use super::admission::Limits;
 use super::builder::{ByteSize, LoaderBuilder};
 use super::column::{ColumnSpec, Field, Kind as ColumnKind};
 use super::indexing::{find_or_make, listed_keys, read_head};
-use super::pump::Limits;
 use super::run::{Parts, lock};
 use super::source::{Format, Object, Stores, shards};
 use super::{Consumer, Loader};

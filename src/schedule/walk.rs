@@ -14,6 +14,10 @@ use crate::dataset::{Dataset, Extent, FieldId, SampleId};
 use crate::error::{Error, Kind, Result};
 use crate::order::{LaneCursor, Order, Partition};
 
+/// Batches at the start after which no rests are read: the lead that the link wins over the consumer pays for the round trips and
+/// the slow start of the connections.
+const HEAD_START_BATCHES: u64 = 4;
+
 /// What happens next.
 #[derive(Debug)]
 pub enum Step {
@@ -93,6 +97,8 @@ pub struct Schedule {
     next_read: u64,
     sequence: u64,
     cold: bool,
+    /// Batches walked since the start.
+    walked: u64,
     rest_credit: i64,
     steps: VecDeque<Step>,
 }
@@ -150,6 +156,7 @@ impl Schedule {
             next_read: 0,
             sequence: 0,
             cold: true,
+            walked: 0,
             rest_credit: 0,
             steps: VecDeque::new(),
         }
@@ -264,6 +271,10 @@ impl Schedule {
     /// what is read at one and a half times what is consumed.
     fn list_rests(&mut self, walk: &mut EpochWalk, payload: u64, listed: u64) -> Result<()> {
         if !self.cold {
+            return Ok(());
+        }
+        self.walked += 1;
+        if self.walked <= HEAD_START_BATCHES {
             return Ok(());
         }
         self.rest_credit += (payload + payload / 2) as i64 - listed as i64;
