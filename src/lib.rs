@@ -18,3 +18,6 @@ pub mod telemetry;
 
 pub use error::{Error, Kind, Result};
 pub use loader::{Batch, ByteSize, Field, Loader, Tokens};
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub use sys::bare;

@@ -23,7 +23,7 @@ struct Rig {
 impl Rig {
     fn new(ordinal: u32, pages: usize, slots: usize, slot_bytes: usize) -> Rig {
         let double = Double::load().device(ordinal);
-        let device = Device::cuda(ordinal).expect("the double has eight devices");
+        let device = Device::cuda(ordinal).expect("the double has that many devices");
         let slab = Slab::new(pages * PAGE_BYTES, PAGE_BYTES).expect("a small slab");
         let woken = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&woken);
@@ -93,6 +93,7 @@ impl Rig {
     /// Drops what is left; nothing may be, and nothing forbidden may have happened.
     fn end(mut self) {
         self.engine = None;
+        self.double.drain();
         drop((self.device, self.slab));
         assert_eq!(self.double.violations(), "");
         assert_eq!(self.double.live(), Live::default());
@@ -106,7 +107,7 @@ fn pattern(len: usize, seed: usize) -> Vec<u8> {
 
 #[test]
 fn scattered_samples_land_where_they_belong() {
-    let mut rig = Rig::new(0, 16, 2, 60_000);
+    let mut rig = Rig::new(9, 16, 2, 60_000);
     let source = pattern(50_000, 1);
     let landed = rig.land(&source);
     let order: Vec<usize> = (0..500).map(|place| place * 37 % 500).collect();
@@ -142,6 +143,25 @@ fn scattered_samples_land_where_they_belong() {
 }
 
 #[test]
+fn bytes_from_elsewhere_are_taken_at_once() {
+    let mut rig = Rig::new(8, 1, 1, 10_000);
+    rig.double.set_rate(1_000_000);
+    let other = Slab::new(2 * PAGE_BYTES, PAGE_BYTES).unwrap();
+    // Page-locked as well, so that the driver would read it later: after it was overwritten below.
+    let engine = rig.device.backend().open(&other, 1, 1, Arc::new(|| ())).unwrap();
+    let mut pages = other.take(2).unwrap();
+    pages.iter_mut().for_each(|page| page.fill(1));
+    let mut slot = rig.acquire();
+    rig.engine().copy(&mut slot, &[Segment { from: &pages[0], to: 0 }, Segment { from: &pages[1], to: 5000 }]).unwrap();
+    rig.engine().seal(&mut slot, Vec::new()).unwrap();
+    pages.iter_mut().for_each(|page| page.fill(2));
+    assert_eq!(slot.read_back(0, PAGE_BYTES).unwrap(), [1; PAGE_BYTES]);
+    assert_eq!(slot.read_back(5000, PAGE_BYTES).unwrap(), [1; PAGE_BYTES]);
+    drop((slot, engine, pages, other));
+    rig.end();
+}
+
+#[test]
 fn a_slot_is_refilled_only_after_its_consumer() {
     let mut rig = Rig::new(1, 64, 2, 20_000);
     rig.double.set_rate(100_000_000);
@@ -169,13 +189,14 @@ fn a_slot_is_refilled_only_after_its_consumer() {
     // The last batch's copy has waited for its slot's consumer: none of this took the host's time.
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     rig.settle();
+    rig.double.drain();
     drop((stream, other));
     rig.end();
 }
 
 #[test]
 fn a_batch_nobody_waited_for_is_covered_by_the_default_stream() {
-    let mut rig = Rig::new(1 + 1, 64, 1, 20_000);
+    let mut rig = Rig::new(2, 64, 1, 20_000);
     for batch in 0..4 {
         let bytes = pattern(20_000, batch);
         let landed = rig.land(&bytes);
@@ -192,10 +213,10 @@ fn a_batch_nobody_waited_for_is_covered_by_the_default_stream() {
 #[test]
 fn pages_are_recycled_only_after_their_copy() {
     let mut rig = Rig::new(3, 8, 4, 4 * PAGE_BYTES);
-    rig.double.set_rate(1_000_000);
+    rig.double.set_rate(200_000);
     let mut slots = Vec::new();
     for batch in 0..4 {
-        // Eight pages, four for a batch: from the third on, each must wait for the copy of an earlier one (16 ms).
+        // Eight pages, four for a batch: from the third on, each must wait for the copy of an earlier one (80 ms).
         let landed = rig.land(&pattern(4 * PAGE_BYTES, batch));
         if batch < 2 {
             assert_eq!(rig.slab.usage().free, 4 - 4 * batch);
@@ -231,7 +252,7 @@ fn a_teardown_in_mid_copy_waits_for_the_copy() {
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     assert_eq!(rig.slab.usage().free, 8);
     assert_eq!(rig.double.live().registrations, 1, "the slab is unregistered; the held slot has its staging memory");
-    // 64 KiB at 200 kB/s would have been cut short by freeing anything early.
+    // 32 KiB at 200 kB/s would have been cut short by freeing anything early.
     assert_eq!(held.read_back(0, bytes.len()).unwrap(), bytes);
     drop(held);
     rig.end();
@@ -246,8 +267,8 @@ fn a_consumer_that_never_ends_does_not_hang_the_teardown() {
     let mut slot = rig.acquire();
     rig.send(&mut slot, landed);
     slot.wait_on(stream.clone()).unwrap();
-    rig.double.consume(stream.handle(), slot.device_pointer(), &first, Duration::from_secs(4));
-    slot.release(Some(stream)).unwrap();
+    rig.double.consume(stream.handle(), slot.device_pointer(), &first, Duration::from_secs(3));
+    slot.release(Some(stream.clone())).unwrap();
     // The next batch's copy waits for that kernel, in the copy stream.
     let landed = rig.land(&pattern(4 * PAGE_BYTES, 2));
     let mut slot = rig.acquire();
@@ -263,7 +284,8 @@ fn a_consumer_that_never_ends_does_not_hang_the_teardown() {
         "what the device may still touch is given up, not freed"
     );
     assert_eq!(rig.slab.usage().copying, 4);
-    std::thread::sleep(Duration::from_secs(4).saturating_sub(begun.elapsed()) + Duration::from_millis(200));
+    rig.double.drain();
+    drop(stream);
     assert_eq!(rig.double.violations(), "");
 }
 
@@ -298,16 +320,16 @@ fn a_failed_copy_is_told_with_the_drivers_name_for_it() {
 fn what_cannot_be_had_is_explained_or_done_without() {
     let double = Double::load().device(7);
     let facts = probe();
-    assert_eq!((facts.version, facts.devices.len(), facts.problem), (Some((12, 4)), 8, None));
+    assert_eq!((facts.version, facts.devices.len(), facts.problem), (Some((12, 4)), 16, None));
     assert_eq!((facts.devices[7].memory_bytes, facts.devices[7].copy_engines), (1 << 30, 2));
     assert_eq!(Device::best().to_string(), "cuda:0");
     let device: Device = "cuda:7".parse().unwrap();
     assert_eq!(device.name(), "cuda:7 (driver double)");
-    assert_eq!(Device::cuda(8).unwrap_err().kind(), Kind::Device);
+    assert_eq!(Device::cuda(16).unwrap_err().kind(), Kind::Device);
 
     double.set_rate(500_000_000);
     let rate = copy_rate(&device, 64 << 20).unwrap();
-    assert!((100.0..=501.0).contains(&rate), "{rate} MB/s of 500");
+    assert!((20.0..=501.0).contains(&rate), "{rate} MB/s of 500");
 
     let slab = Slab::new(8 * PAGE_BYTES, PAGE_BYTES).unwrap();
     let open = |slots, bytes| device.backend().open(&slab, slots, bytes, Arc::new(|| ()));

@@ -1,5 +1,7 @@
 //! The HTTP store against a real server, and against one that fails on purpose.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod fixture;
 
 use std::sync::Arc;
@@ -141,6 +143,8 @@ fn an_object_that_changed_is_not_mixed_with_what_it_was() {
         assert!(error.to_string().contains("the object has 9000"), "{error}");
         let error = read(&store, &slab, &request("o", 10_000), 10).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+        let error = read(&store, &slab, &request("o", u64::MAX - 5), 10).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Config, "{error}");
         let resized = ReadRequest { size: Some(9001), ..request("o", 100) };
         let error = read(&store, &slab, &resized, 10).await.unwrap_err();
         assert!(error.kind() == Kind::Corrupt && error.to_string().contains("another version"), "{error}");
@@ -299,7 +303,7 @@ fn endless_headers_are_bounded_in_bytes_and_in_time() {
         Ok(number) => Reply { bytes: bombs[number].clone(), ..Reply::default() },
         Err(_) => Reply { bytes: b"HTTP/1.1 206 x\r\n".to_vec(), ..Reply::default() },
     });
-    let options = HttpOptions { header_timeout: Duration::from_millis(300), ..HttpOptions::default() };
+    let options = HttpOptions { header_timeout: Duration::from_secs(2), ..HttpOptions::default() };
     let store: Arc<dyn Store> = HttpStore::open(&server.url(), options).unwrap();
     let slab = slab(1);
     run(async {
@@ -311,7 +315,7 @@ fn endless_headers_are_bounded_in_bytes_and_in_time() {
         let began = Instant::now();
         let error = read(&store, &slab, &request("silent", 0), 10).await.unwrap_err();
         assert_eq!((error.kind(), error.is_transient()), (Kind::Stalled, true), "{error}");
-        assert!(began.elapsed() < Duration::from_secs(5));
+        assert!((2..10).contains(&began.elapsed().as_secs()));
     });
 }
 
@@ -378,7 +382,7 @@ fn a_connection_closed_while_idle_is_replaced_at_once_and_once() {
 fn idle_connections_are_few_young_and_of_this_reactor() {
     let server = FileServer::start();
     server.put("o", &pattern(9, 10));
-    let options = HttpOptions { idle_age: Duration::from_millis(200), idle_connections: 4, ..HttpOptions::default() };
+    let options = HttpOptions { idle_age: Duration::from_secs(1), idle_connections: 4, ..HttpOptions::default() };
     let store = HttpStore::open(&server.url(), options).unwrap();
     run(async {
         store.warm(100).await.unwrap();
@@ -386,7 +390,7 @@ fn idle_connections_are_few_young_and_of_this_reactor() {
         store.warm(4).await.unwrap();
         store.head("o").await.unwrap();
         assert_eq!(server.accepted(), 4);
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        tokio::time::sleep(Duration::from_millis(1100)).await;
         store.head("o").await.unwrap();
         assert_eq!(server.accepted(), 5, "those had grown too old");
         store.head("o").await.unwrap();
@@ -406,6 +410,39 @@ fn idle_connections_are_few_young_and_of_this_reactor() {
 }
 
 #[test]
+fn a_word_spoken_out_of_turn_is_not_taken_for_an_answer() {
+    let server = ScriptedServer::start(|asked| {
+        let mut reply = Reply::range(asked, &[b'x'; 50], "\"v\"");
+        if asked.connection == 0 {
+            (reply.piece, reply.pause) = (reply.bytes.len(), Duration::from_millis(50));
+            reply.bytes.extend_from_slice(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n");
+        }
+        reply
+    });
+    let (store, slab) = (open(&server.url()), slab(1));
+    run(async {
+        read(&store, &slab, &request("o", 0), 50).await.unwrap();
+        soon("the server has spoken", || server.asked().len() == 1);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let (bytes, arrival) = read(&store, &slab, &request("o", 10), 20).await.unwrap();
+        assert_eq!((bytes, arrival.opened), (vec![b'x'; 20], true));
+    });
+}
+
+#[test]
+fn a_connection_of_a_reactor_that_rests_is_left_alone() {
+    let server = FileServer::start();
+    server.put("o", &pattern(13, 10));
+    let store = server.store();
+    let reactors = [0, 1].map(|_| tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
+    for reactor in &reactors {
+        let head = async { tokio::time::timeout(Duration::from_secs(10), store.head("o")).await };
+        assert_eq!(reactor.block_on(head).unwrap().unwrap().size, 10);
+    }
+    assert_eq!(server.accepted(), 2);
+}
+
+#[test]
 fn a_read_dropped_in_flight_closes_its_connection_and_gives_its_pages_back() {
     let object = pattern(10, 3 * PAGE);
     let served = object.clone();
@@ -420,7 +457,7 @@ fn a_read_dropped_in_flight_closes_its_connection_and_gives_its_pages_back() {
         let mut landing = landing(&slab, 3 * PAGE);
         let progress = landing.progress();
         let read = store.read(&request, &mut landing);
-        let patience = tokio::time::timeout(Duration::from_millis(300), read);
+        let patience = tokio::time::timeout(Duration::from_secs(1), read);
         assert!(patience.await.is_err(), "the server sends no more");
         let filled = landing.filled();
         assert_eq!(progress.load(std::sync::atomic::Ordering::Relaxed), filled as u64);
@@ -449,25 +486,17 @@ fn bodies_of_every_length_in_pieces_of_every_length_come_to_an_end() {
     let (store, slab) = (open(&server.url()), slab(LARGEST / PAGE + 1));
     let (mark, least) = (1 << 20, 32 << 10);
     run(async {
-        for len in [
-            1,
-            4095,
-            4096,
-            least - 1,
-            least,
-            least + 5000,
-            mark - 1,
-            mark,
-            mark + 1,
-            mark + least,
-            2 * mark - 1,
-            LARGEST,
-        ] {
-            for piece in [1460, 50_000, 1_000_000] {
-                let (bytes, _) =
-                    read(&store, &slab, &request(&piece.to_string(), (LARGEST - len) as u64), len).await.unwrap();
+        let around = [least - 1, least, least + 5000, mark - 1, mark, mark + 1, mark + least, 2 * mark - 1, LARGEST];
+        for len in [1, 4095, 4096].into_iter().chain(around) {
+            let mut quickest = Duration::MAX;
+            for piece in [1460, 50_000, 1_000_000, 1_000_000, 1_000_000] {
+                let wanted = request(&piece.to_string(), (LARGEST - len) as u64);
+                let began = Instant::now();
+                let (bytes, _) = read(&store, &slab, &wanted, len).await.unwrap();
+                quickest = quickest.min(began.elapsed());
                 assert!(bytes == object[LARGEST - len..], "{len} bytes in pieces of {piece}");
             }
+            assert!(quickest < Duration::from_millis(90), "{len} bytes: the kernel waited for more than was to come");
         }
     });
     assert_eq!(server.asked().last().unwrap().connection, 0);

@@ -11,6 +11,7 @@ mod options;
 mod output;
 mod plan;
 mod progress;
+mod rate;
 mod serve;
 mod timeline;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 /// A byte range of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Extent {
-    /// Index into [`Dataset::shards`].
+    /// Index into [`Dataset::shards`](super::Dataset::shards).
     pub shard: u32,
     /// First byte, from the start of the shard.
     pub start: u64,
@@ -24,7 +24,7 @@ impl Extent {
 /// Number of a sample in the dataset's own order: shard after shard, 0 first.
 pub type SampleId = u64;
 
-/// Index into [`Dataset::fields`].
+/// Index into [`Dataset::fields`](super::Dataset::fields).
 pub type FieldId = usize;
 
 /// What a store says of an object's content: an ETag, or size and time of change of a file. Two equal versions mean equal bytes.

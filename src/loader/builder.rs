@@ -329,7 +329,7 @@ impl LoaderBuilder {
     /// `Config` where options contradict each other, the dataset or host memory, naming both numbers; `NotFound` for shards, fields
     /// and indexes; `Topology` for ranks; `Device` where slots do not fit; and whatever reading the index brings.
     pub fn build(self) -> Result<Loader> {
-        let mut stores = Stores::new(self.requests.unwrap_or(64));
+        let mut stores = Stores::new(self.requests.unwrap_or(256));
         self.stores.iter().for_each(|store| stores.add(Arc::clone(store)));
         open(&self, &mut stores)
     }

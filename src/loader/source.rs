@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::dataset::{expand, shown};
 use crate::error::{Error, Kind, Result};
-use crate::fetch::Source;
+use crate::fetch::{Source, VersionPin};
 use crate::store::{FileOptions, FileStore, HttpOptions, HttpStore, Store};
 
 /// An object, and how the user would name it but for secrets.
@@ -18,7 +18,7 @@ pub(super) struct Object {
 
 impl Object {
     pub(super) fn source(&self, size: Option<u64>) -> Source {
-        Source { store: Arc::clone(&self.store), key: Arc::clone(&self.key), size, version: None }
+        Source { store: Arc::clone(&self.store), key: Arc::clone(&self.key), size, version: VersionPin::default() }
     }
 }
 
@@ -66,7 +66,7 @@ impl Stores {
         if let Some(store) =
             self.brought.iter().find(|store| !is_path_root(store.root()) && url.starts_with(store.root()))
         {
-            let key = url[store.root().len()..].into();
+            let key = url[store.root().len()..].trim_start_matches('/').into();
             return Ok(Object { url: shown(url).into_owned(), key, store: Arc::clone(store) });
         }
         match url.split_once("://") {

@@ -4,6 +4,8 @@
 //! registrations. *Bounded* by what the caller asks for, once. *Fails* with the errno's meaning and what to do.
 #![allow(unsafe_code, reason = "this is the room for it; every block carries its argument")]
 
+#[cfg(feature = "bench")]
+pub mod bare;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 pub(crate) mod map;

@@ -72,17 +72,23 @@ impl Transport {
         let due = landing.remaining();
         self.set_low_water(if due < LOW_WATER_BYTES_MIN { 1 } else { due.min(LOW_WATER_BYTES) })?;
         loop {
-            let ready = if self.low_water == 1 {
-                self.socket.readable().await.map(|()| true)?
-            } else {
-                tokio::time::timeout(LOW_WATER_PATIENCE, self.socket.readable())
-                    .await
-                    .map_or(Ok(false), |ok| ok.map(|()| true))?
-            };
+            let ready = self.wait_for_mark().await?;
             if let Some(count) = self.try_receive_into(landing, ready)? {
                 landing.advance(count);
                 return Ok(count);
             }
+        }
+    }
+
+    /// Waits until the kernel has gathered what it was told to, or for as long as that may take; says which.
+    async fn wait_for_mark(&self) -> io::Result<bool> {
+        if self.low_water == 1 {
+            self.socket.readable().await?;
+            return Ok(true);
+        }
+        match tokio::time::timeout(LOW_WATER_PATIENCE, self.socket.readable()).await {
+            Ok(ready) => ready.map(|()| true),
+            Err(_) => Ok(false),
         }
     }
 

@@ -15,6 +15,7 @@ pub struct Control {
     fail_copy: extern "C" fn(u32, i64),
     refuse_registration: extern "C" fn(u32),
     consume: unsafe extern "C" fn(u32, usize, u64, *const u8, usize, u64) -> u32,
+    drain: extern "C" fn(u32),
     live: extern "C" fn(u32) -> Live,
     violations: unsafe extern "C" fn(u32, *mut u8, usize) -> usize,
     contexts_on_this_thread: extern "C" fn() -> usize,
@@ -69,7 +70,7 @@ impl Double {
         }))
     }
 
-    /// Device `ordinal` of eight.
+    /// Device `ordinal` of sixteen.
     pub fn device(self, ordinal: u32) -> DoubleDevice {
         DoubleDevice { control: self.0, ordinal }
     }
@@ -109,6 +110,11 @@ impl DoubleDevice {
         assert_eq!(code, 0, "a kernel was refused");
     }
 
+    /// Waits until all streams that were not destroyed, and the default one, have nothing left to do.
+    pub fn drain(&self) {
+        (self.control.drain)(self.ordinal);
+    }
+
     /// What exists now.
     pub fn live(&self) -> Live {
         (self.control.live)(self.ordinal)
@@ -126,7 +132,7 @@ impl DoubleDevice {
 /// Found by `Double::load` in the library that it loads.
 #[unsafe(no_mangle)]
 pub static FARFEED_DRIVER_DOUBLE: Control =
-    Control { set_rate, fail_copy, refuse_registration, consume, live, violations, contexts_on_this_thread };
+    Control { set_rate, fail_copy, refuse_registration, consume, drain, live, violations, contexts_on_this_thread };
 
 fn device(ordinal: u32) -> &'static std::sync::Arc<Device> {
     Device::by_ordinal(ordinal as usize).expect("one of the double's devices")
@@ -167,6 +173,14 @@ unsafe extern "C" fn consume(
         }
         Err(code) => code,
     }
+}
+
+extern "C" fn drain(ordinal: u32) {
+    let streams: Vec<_> = {
+        let tables = device(ordinal).tables();
+        tables.streams.values().chain(&tables.default_stream).cloned().collect()
+    };
+    streams.iter().for_each(|stream| stream.drain());
 }
 
 extern "C" fn live(ordinal: u32) -> Live {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub(crate) const DEVICES: usize = 8;
+pub(crate) const DEVICES: usize = 16;
 pub(crate) const MEMORY_BYTES: usize = 1 << 30;
 
 pub(crate) const SUCCESS: u32 = 0;

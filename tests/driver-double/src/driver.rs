@@ -1,7 +1,6 @@
 //! The entry points, as the driver's header has them. Only those that the library uses.
 //!
 //! Each is `unsafe` by the driver's own contract: pointers for answers are valid for writes, and strings are long enough.
-#![expect(clippy::missing_safety_doc, reason = "the contract of all of them is the one above")]
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! A stand-in for `libcuda` with eight devices that share nothing: a test takes one for itself, breaks it, and looks at it.
+//! A stand-in for `libcuda` with sixteen devices that share nothing: a test takes one for itself, breaks it, and looks at it.
 //!
 //! - Device memory is host memory, filled with 0xDB when allocated and with 0xDD when freed.
 //! - A stream is a queue with a thread. A copy out of registered memory first fills its destination with 0xEE, then
