@@ -37,7 +37,9 @@ Figures (MB = 10^6 bytes; JSON names, one line):
                  of host_memory is, from the start
   pinned_mb      The most of host_memory that was ever in use at once
   copies_per_byte  Copies in user space per byte fetched, the device's apart
-  fetched_bytes, requests, retries, connections  During `seconds`
+  fetched_bytes, requests, retries  During `seconds`
+  connections    Requests that had to open one, or a file; those opened ahead
+                 are in build_s
   digest.content Sum of a 64-bit hash of each value with its sample's key and
                  its field's name; the same in any order
   digest.order   Sum of a hash of each sample's number with its epoch and its

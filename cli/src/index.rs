@@ -78,7 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 struct Target {
     path: PathBuf,
     /// Where the shards are, if that is not where the index goes.
-    upload_to: Option<String>,
+    looked_for_at: Option<String>,
 }
 
 impl Target {
@@ -90,13 +90,13 @@ impl Target {
             Some(_) => None,
         };
         match (&args.output, local) {
-            (Some(path), Some(local)) if path == Path::new(local) => Target { path: path.clone(), upload_to: None },
-            (Some(path), _) => Target { path: path.clone(), upload_to: Some(shown(&beside).into_owned()) },
-            (None, Some(local)) => Target { path: local.into(), upload_to: None },
+            (Some(path), Some(local)) if path == Path::new(local) => Target { path: path.clone(), looked_for_at: None },
+            (Some(path), _) => Target { path: path.clone(), looked_for_at: Some(shown(&beside).into_owned()) },
+            (None, Some(local)) => Target { path: local.into(), looked_for_at: None },
             (None, None) => {
                 let shown = shown(&beside).into_owned();
                 let name = shown.rsplit('/').next().unwrap_or(&shown).to_owned();
-                Target { path: name.into(), upload_to: Some(shown) }
+                Target { path: name.into(), looked_for_at: Some(shown) }
             }
         }
     }
@@ -162,14 +162,16 @@ struct SkippedMembers {
 impl std::fmt::Display for SkippedMembers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let kinds = [
-            (self.directories, "directories"),
-            (self.links, "links"),
-            (self.others, "devices and the like"),
-            (self.meta, "__meta__ files"),
-            (self.unnamed, "files without a key or an extension"),
+            (self.directories, "directory", "directories"),
+            (self.links, "link", "links"),
+            (self.others, "device or the like", "devices and the like"),
+            (self.meta, "__meta__ file", "__meta__ files"),
+            (self.unnamed, "file without a key or an extension", "files without a key or an extension"),
         ];
-        let there = kinds.iter().filter(|(count, _)| *count > 0);
-        f.write_str(&there.map(|(count, kind)| format!("{} {kind}", HumanCount(*count))).collect::<Vec<_>>().join(", "))
+        let there = kinds.iter().filter(|(count, ..)| *count > 0);
+        let named =
+            there.map(|(count, one, many)| format!("{} {}", HumanCount(*count), if *count == 1 { one } else { many }));
+        f.write_str(&named.collect::<Vec<_>>().join(", "))
     }
 }
 
@@ -185,7 +187,7 @@ struct Report {
     fingerprint: String,
     seconds: f64,
     mb_s: f64,
-    upload_to: Option<String>,
+    looked_for_at: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -213,7 +215,7 @@ impl Report {
             fingerprint: format!("{:016x}", dataset.fingerprint()),
             seconds: output::rounded(seconds),
             mb_s: output::rounded(bytes as f64 / 1e6 / seconds.max(1e-9)),
-            upload_to: target.upload_to.clone(),
+            looked_for_at: target.looked_for_at.clone(),
         }
     }
 
@@ -237,7 +239,7 @@ impl Report {
             lines.push(format!("skipped   {skipped}"));
         }
         lines.push(format!("wrote     {} ({})", self.index, DecimalBytes(self.index_bytes as u64)));
-        if let Some(place) = &target.upload_to {
+        if let Some(place) = &target.looked_for_at {
             lines.push(format!("next      put it at {place}, or name it with --index"));
         }
         lines.join("\n")

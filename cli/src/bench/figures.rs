@@ -154,7 +154,7 @@ impl Figures {
             (
                 "requests",
                 format!(
-                    "{}, {} retried; {} connections or files opened; {fetched} fetched",
+                    "{}, {} retried; {} opened a connection or a file; {fetched} fetched",
                     HumanCount(self.requests),
                     HumanCount(self.retries),
                     HumanCount(self.connections)
