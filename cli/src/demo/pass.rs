@@ -100,8 +100,16 @@ impl Course<'_> {
     }
 
     fn loader(&self) -> Result<Loader> {
-        Loader::builder(format!("{}/{}", self.url, self.corpus.pattern))
-            .field("jpg", Field::bytes())
+        let b = Loader::builder(format!("{}/{}", self.url, self.corpus.pattern));
+        let b = match std::env::var("XF") {
+            Ok(x) => b.in_flight(x.parse()?),
+            Err(_) => b,
+        };
+        let b = match std::env::var("XR") {
+            Ok(x) => b.requests(x.parse().unwrap()),
+            Err(_) => b,
+        };
+        b.field("jpg", Field::bytes())
             .field("cls", Field::int())
             .field("json", Field::json())
             .batch_size(BATCH_SIZE)
