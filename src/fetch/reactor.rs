@@ -25,8 +25,24 @@ pub struct Source {
     pub key: Arc<str>,
     /// Size it must have, where known.
     pub size: Option<u64>,
-    /// Version it must have, where known. Where it is not, the first answer's version holds for the rest of the run.
-    pub version: Option<Version>,
+    /// Version it must have: that of the first answer.
+    pub version: VersionPin,
+}
+
+/// The version that the first answer to any read of an object told, if it told one: all later answers must be of it. Clones
+/// share it.
+#[derive(Clone, Debug, Default)]
+pub struct VersionPin(Arc<OnceLock<Option<Version>>>);
+
+impl VersionPin {
+    fn known(&self) -> Option<Version> {
+        self.0.get().cloned().flatten()
+    }
+
+    /// Whether an answer has come: without a version after that, the store tells none.
+    fn is_settled(&self) -> bool {
+        self.0.get().is_some()
+    }
 }
 
 /// A read to carry out: `landing.len()` bytes of `shard` from `start` on.
@@ -66,8 +82,6 @@ struct Reactor {
 /// What a reactor's tasks share.
 struct Shared {
     sources: Vec<Source>,
-    /// By shard: the version that the first answer told.
-    versions: Arc<[OnceLock<Version>]>,
     policy: RetryPolicy,
     telemetry: Arc<Telemetry>,
     completions: Sender<Completion>,
@@ -92,16 +106,10 @@ impl Fetch {
         completions: Sender<Completion>,
     ) -> Result<Self> {
         let mut reactors = Vec::with_capacity(threads.max(1));
-        let versions: Arc<[OnceLock<Version>]> = sources.iter().map(|_| OnceLock::new()).collect();
         for number in 0..threads.max(1) {
             let sources = if number == 0 { sources.clone() } else { for_reactor(&sources) };
-            let shared = Shared {
-                sources,
-                versions: Arc::clone(&versions),
-                policy,
-                telemetry: Arc::clone(&telemetry),
-                completions: completions.clone(),
-            };
+            let shared =
+                Shared { sources, policy, telemetry: Arc::clone(&telemetry), completions: completions.clone() };
             reactors.push(Reactor::start(
                 number,
                 Arc::new(shared),
@@ -196,15 +204,31 @@ impl Reactor {
 
 async fn carry_out(shared: Arc<Shared>, read: FetchRead) {
     let FetchRead { id, shard, start, mut landing } = read;
+    let mut report = Report { id, completions: shared.completions.clone(), result: None };
     let began = Instant::now();
     let result = shared.until_landed(shard, start, &mut landing).await;
     let bytes = landing.filled() as u64;
     shared.telemetry.trace().add(Lane::Fetch, began, Instant::now(), id, bytes);
-    let result = result.and_then(|()| {
-        landing.landed().ok_or_else(|| Error::new(Kind::Io, format!("read {id} ended before all its bytes had landed")))
-    });
-    // The receiver is gone only when the loader is being dropped; then nobody waits for this.
-    let _ = shared.completions.try_send(Completion { id, result });
+    // Either way the landing's pages are where they belong before the completion says so.
+    let landed = result.and(Ok(landing)).map(Landing::landed);
+    let unfinished = || Error::new(Kind::Io, format!("read {id} ended before all its bytes had landed"));
+    report.result = Some(landed.and_then(|landed| landed.ok_or_else(unfinished)));
+}
+
+/// Completes a read whatever ends it: a read that is never completed would be waited for.
+struct Report {
+    id: u64,
+    completions: Sender<Completion>,
+    result: Option<Result<Landed>>,
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        let broken = || Err(Error::new(Kind::Io, format!("read {} was given up by its reactor", self.id)));
+        let result = self.result.take().unwrap_or_else(broken);
+        // The receiver is gone only when the loader is being dropped; then nobody waits for this.
+        let _ = self.completions.try_send(Completion { id: self.id, result });
+    }
 }
 
 impl Shared {
@@ -224,40 +248,34 @@ impl Shared {
         let source =
             self.sources.get(shard as usize).ok_or_else(|| Error::new(Kind::Io, format!("no shard {shard}")))?;
         let mut request = ReadRequest { key: Arc::clone(&source.key), start, size: source.size, version: None };
-        let mut last_progress = Instant::now();
-        let mut attempt = 0;
+        let (mut last_progress, mut furthest, mut attempt) = (Instant::now(), landing.filled(), 0);
         loop {
-            request.version = source.version.clone().or_else(|| self.versions[shard as usize].get().cloned());
-            if request.version.is_none() {
-                // Nothing tells which version the bytes so far came from: the rest of another one must not join them.
-                landing.restart();
-            }
+            request.version = source.version.known();
             let (before, asked) = (landing.filled(), Instant::now());
             self.telemetry.count(Counter::Requests, 1);
             let outcome = self.attempt(source, &request, landing).await;
             let received = (landing.filled() - before) as u64;
             self.account(&outcome, received, asked.elapsed());
             let error = match outcome {
-                Ok(arrival) => return self.pin_version(shard, &request, arrival),
+                Ok(arrival) => return check_version(source, &request, arrival),
                 Err(error) => error,
             };
-            if received > 0 {
-                (last_progress, attempt) = (Instant::now(), 0);
-            }
             if !error.is_transient() {
                 return Err(error);
             }
-            if last_progress.elapsed() >= self.policy.patience {
-                let tried = last_progress.elapsed().as_secs();
-                return Err(error.within(format!(
-                    "gave up on bytes {}.. after {tried} s without progress",
-                    start + landing.filled() as u64
-                )));
+            if landing.filled() > furthest {
+                (last_progress, furthest, attempt) = (Instant::now(), landing.filled(), 0);
             }
+            if request.version.is_none() && !source.version.is_settled() {
+                // Nobody knows yet which version these bytes are of, and the rest may come from another.
+                landing.restart();
+            }
+            let at = start + landing.filled() as u64;
+            self.policy
+                .rest(error, attempt, last_progress)
+                .await
+                .map_err(|e| e.within(format!("gave up on bytes {at}..")))?;
             self.telemetry.count(Counter::Retries, 1);
-            let pause = self.policy.pause(attempt, fastrand::f64());
-            let told = error.retry_after().unwrap_or_default().min(self.policy.patience);
-            tokio::time::sleep(pause.max(told)).await;
             attempt += 1;
         }
     }
@@ -273,18 +291,19 @@ impl Shared {
 
     /// One request, dropped when no byte comes for too long. What has landed stays.
     async fn attempt(&self, source: &Source, request: &ReadRequest, landing: &mut Landing) -> Result<Arrival> {
+        let idle = self.policy.idle.min(self.policy.patience);
         let progress = landing.progress();
         let read = source.store.read(request, landing);
         tokio::pin!(read);
         let mut seen = (progress.load(Ordering::Relaxed), Instant::now());
         loop {
-            match tokio::time::timeout(PROGRESS_TICK.min(self.policy.idle), &mut read).await {
+            match tokio::time::timeout(PROGRESS_TICK.min(idle), &mut read).await {
                 Ok(outcome) => return outcome,
                 Err(_) => {
                     let now = progress.load(Ordering::Relaxed);
                     if now != seen.0 {
                         seen = (now, Instant::now());
-                    } else if seen.1.elapsed() >= self.policy.idle {
+                    } else if seen.1.elapsed() >= idle {
                         break;
                     }
                 }
@@ -293,20 +312,20 @@ impl Shared {
         let at = request.start + seen.0;
         Err(Error::new(
             Kind::Stalled,
-            format!("{}{}: no byte for {:?} at byte {at}", source.store.root(), source.key, self.policy.idle),
+            format!("{}{}: no byte for {idle:?} at byte {at}", source.store.root(), source.key),
         )
         .advice("the store or the link hangs; `farfeed doctor` and the server's log may say why")
         .transient())
     }
+}
 
-    /// The first answer's version is the one that all later ones must have.
-    fn pin_version(&self, shard: u32, request: &ReadRequest, arrival: Arrival) -> Result<()> {
-        let Some(found) = arrival.version.filter(|_| request.version.is_none()) else { return Ok(()) };
-        let pinned = self.versions[shard as usize].get_or_init(|| found.clone());
-        if *pinned == found {
-            return Ok(());
+/// The first answer's version is the one that all later ones must have.
+fn check_version(source: &Source, request: &ReadRequest, arrival: Arrival) -> Result<()> {
+    let pinned = source.version.0.get_or_init(|| arrival.version.clone());
+    match (pinned, &arrival.version) {
+        (Some(pinned), Some(found)) if request.version.is_none() && pinned != found => {
+            Err(crate::store::changed(source.store.root(), &source.key, pinned, found))
         }
-        let source = &self.sources[shard as usize];
-        Err(crate::store::changed(source.store.root(), &source.key, pinned, &found))
+        _ => Ok(()),
     }
 }

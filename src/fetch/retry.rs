@@ -1,6 +1,8 @@
-//! When to ask again: pure.
+//! When to ask again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
 
 /// How long to go on asking. An outage is measured in time without progress, not in attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,11 +35,33 @@ impl RetryPolicy {
         let bound = self.pause_min.saturating_mul(1 << attempt.min(20)).min(self.pause_max);
         bound.mul_f64(0.5 + 0.5 * uniform.clamp(0.0, 1.0))
     }
+
+    /// How long to rest before retry `attempt` after `error`, when the last progress was `quiet` ago; `None` to give up:
+    /// the error does not pass, or patience would end before the rest does. A store that names a time is not asked sooner.
+    pub(super) fn rest_before(&self, error: &Error, attempt: u32, quiet: Duration, uniform: f64) -> Option<Duration> {
+        let rest = self.pause(attempt, uniform).max(error.retry_after().unwrap_or_default());
+        (error.is_transient() && quiet.saturating_add(rest) < self.patience).then_some(rest)
+    }
+
+    /// Rests before retry `attempt`.
+    ///
+    /// # Errors
+    /// `error` again, when it is to be given up.
+    pub(super) async fn rest(&self, error: Error, attempt: u32, last_progress: Instant) -> Result<()> {
+        let quiet = last_progress.elapsed();
+        match self.rest_before(&error, attempt, quiet, fastrand::f64()) {
+            Some(rest) => tokio::time::sleep(rest).await,
+            None if error.is_transient() => return Err(error.within(format!("no progress for {quiet:.1?}"))),
+            None => return Err(error),
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     #[test]
     fn pauses_grow_to_a_bound() {
@@ -46,5 +70,17 @@ mod tests {
         assert_eq!(policy.pause(0, 0.0), Duration::from_millis(25));
         assert_eq!(policy.pause(3, 1.0), Duration::from_millis(400));
         assert_eq!(policy.pause(1000, 1.0), policy.pause_max);
+    }
+
+    #[test]
+    fn a_store_that_names_a_time_is_not_asked_sooner() {
+        let policy = RetryPolicy { patience: Duration::from_secs(10), ..RetryPolicy::default() };
+        let rest = |error: Error, quiet| policy.rest_before(&error, 0, Duration::from_secs(quiet), 1.0);
+        let busy = |seconds| Error::new(Kind::Throttled, "busy").retry_in(Duration::from_secs(seconds));
+        assert_eq!(rest(busy(3), 0), Some(Duration::from_secs(3)));
+        assert_eq!(rest(busy(0), 0), Some(policy.pause_min));
+        assert_eq!(rest(busy(3), 8), None, "patience ends before that");
+        assert_eq!(rest(busy(60), 0), None);
+        assert_eq!(rest(Error::new(Kind::NotFound, "gone"), 0), None);
     }
 }

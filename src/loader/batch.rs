@@ -22,7 +22,8 @@ pub struct Batch {
     pub(super) epoch: u64,
     pub(super) index: u64,
     pub(super) payload: u64,
-    pub(super) _held: Held,
+    /// Set when the consumer takes it.
+    pub(super) held: Option<Held>,
 }
 
 /// Counts batches in the consumer's hands.

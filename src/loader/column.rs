@@ -56,9 +56,9 @@ impl ColumnSpec {
     pub(super) fn slot_bytes(&self, rows: usize, payload: u64) -> u64 {
         let rows = rows as u64;
         match &self.kind {
-            Kind::Bytes | Kind::Json => align(payload) + align((rows + 1) * 8),
+            Kind::Bytes | Kind::Json => align(payload).saturating_add(align((rows + 1) * 8)),
             Kind::Int | Kind::Float => align(rows * 8),
-            Kind::Array { dtype, shape } => align(rows * element_bytes(*dtype, shape)),
+            Kind::Array { dtype, shape } => align(rows.saturating_mul(element_bytes(*dtype, shape))),
         }
     }
 }
@@ -72,7 +72,7 @@ pub(super) fn element_bytes(dtype: Dtype, shape: &[usize]) -> u64 {
 pub(super) const COLUMN_ALIGN: u64 = 256;
 
 pub(super) fn align(bytes: u64) -> u64 {
-    bytes.next_multiple_of(COLUMN_ALIGN)
+    bytes.checked_next_multiple_of(COLUMN_ALIGN).unwrap_or(u64::MAX)
 }
 
 /// Where a column lies in its slot. Offsets and lengths in bytes.

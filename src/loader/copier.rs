@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TryRecvError, select};
 
-use super::batch::{Batch, Held};
+use super::batch::Batch;
 use super::column::{Column, ColumnSpec, Kind as ColumnKind, align, element_bytes};
 use super::run::{Parts, lock};
 use super::value;
@@ -45,7 +44,6 @@ pub(super) struct Copier {
     /// `None` once it was given back.
     pub(super) engine: Option<Box<dyn Engine>>,
     pub(super) home: Arc<Parts>,
-    pub(super) held: Arc<AtomicUsize>,
     pub(super) jobs: Receiver<Job>,
     pub(super) deliveries: Sender<Delivery>,
     /// Disconnected when the loader stops.
@@ -170,7 +168,7 @@ impl Copier {
             epoch: plan.epoch,
             index: plan.batch,
             payload,
-            _held: Held::new(&self.held),
+            held: None,
         })
     }
 }

@@ -11,6 +11,7 @@ mod column;
 mod copier;
 mod indexing;
 mod opened;
+mod peek;
 mod pump;
 mod run;
 mod source;
@@ -19,14 +20,17 @@ mod value;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use atomic_waker::AtomicWaker;
 
+use batch::Held;
 pub use batch::{Batch, Dense, Ragged};
 pub use builder::{ByteSize, LoaderBuilder, Tokens};
 pub use column::{Column, Field};
 pub use indexing::{IndexProgress, OnIndexProgress, index, index_location};
+pub use peek::Peek;
 
 use crate::dataset::Dataset;
 use crate::error::{Error, Kind, Result};
@@ -149,7 +153,11 @@ impl Loader {
         &self.parts.slab
     }
 
-    /// The next batch of the stream, whatever the epoch; `None` after the last epoch. Does not block the thread.
+    /// The next batch of the stream, whatever the epoch; `None` after the last epoch. Does not block the thread, but for the
+    /// moments in which another one of them takes a batch. A future that is dropped loses nothing. One at a time: of
+    /// several that wait, the last alone is woken.
+    ///
+    /// It knows no patience: requests have their deadlines, and a caller who wants one for a batch sets it around this.
     ///
     /// # Errors
     /// As the iterator's.
@@ -157,25 +165,28 @@ impl Loader {
         let asked = Instant::now();
         std::future::poll_fn(|context| {
             self.waker.register(context.waker());
-            loop {
-                let mut consumer = self.lock();
-                let outcome = consumer.start_if_needed(self).and_then(|run| run.try_receive());
-                match outcome {
-                    Ok(Some(delivery)) => match self.accept(&mut consumer, delivery, asked).transpose() {
-                        Some(outcome) => return std::task::Poll::Ready(outcome.map(Some)),
-                        None if consumer.finished(self) => return std::task::Poll::Ready(Ok(None)),
-                        None => {}
-                    },
-                    Ok(None) if consumer.finished(self) => return std::task::Poll::Ready(Ok(None)),
-                    Ok(None) => match self.check_held() {
-                        Ok(()) => return std::task::Poll::Pending,
-                        Err(error) => return std::task::Poll::Ready(Err(error)),
-                    },
-                    Err(error) => return std::task::Poll::Ready(Err(error)),
-                }
-            }
+            self.poll_batch(asked).map_or(Poll::Pending, Poll::Ready)
         })
         .await
+    }
+
+    /// The next batch of the stream, an error or its end, if there is one of them now.
+    fn poll_batch(&self, asked: Instant) -> Option<Result<Option<Batch>>> {
+        let mut consumer = self.lock();
+        while !consumer.finished(self) {
+            let taken = match consumer.start_if_needed(self).and_then(|run| run.try_receive()) {
+                Ok(Some(delivery)) => self.accept(&mut consumer, delivery, asked),
+                // One that waits for itself would not be woken.
+                Ok(None) => return self.check_held().err().map(Err),
+                Err(error) => Err(error),
+            };
+            match taken {
+                // The end of an epoch, but not of the stream.
+                Ok(None) => {}
+                taken => return Some(taken),
+            }
+        }
+        Some(Ok(None))
     }
 
     fn lock(&self) -> MutexGuard<'_, Consumer> {
@@ -185,20 +196,19 @@ impl Loader {
     /// The next batch of `epoch`, `None` at its end.
     fn next_of(&self, epoch: u64) -> Result<Option<Batch>> {
         let asked = Instant::now();
-        let mut consumer = self.lock();
-        if consumer.epoch != epoch || consumer.finished(self) {
-            return Ok(None);
-        }
         loop {
-            let delivery = consumer.start_if_needed(self)?.receive(LOOK)?;
-            match delivery {
-                Some(delivery) => return self.accept(&mut consumer, delivery, asked),
-                None => {
-                    self.check_held()?;
-                    if asked.elapsed() > self.parts.patience {
-                        return Err(self.parts.diagnose(asked.elapsed()));
-                    }
-                }
+            // Let go of between looks, so that others may ask for the state meanwhile.
+            let mut consumer = self.lock();
+            if consumer.epoch != epoch || consumer.finished(self) {
+                return Ok(None);
+            }
+            if let Some(delivery) = consumer.start_if_needed(self)?.receive(LOOK)? {
+                return self.accept(&mut consumer, delivery, asked);
+            }
+            drop(consumer);
+            self.check_held()?;
+            if asked.elapsed() > self.parts.patience {
+                return Err(self.parts.diagnose(asked.elapsed()));
             }
         }
     }
@@ -206,9 +216,10 @@ impl Loader {
     /// Takes note of a delivery; `None` for the end of an epoch.
     fn accept(&self, consumer: &mut Consumer, delivery: Delivery, asked: Instant) -> Result<Option<Batch>> {
         match delivery {
-            Delivery::Batch(batch) => {
+            Delivery::Batch(mut batch) => {
                 consumer.note_served(asked, &batch, &self.parts.telemetry);
                 consumer.batch += 1;
+                batch.held = Some(Held::new(&self.held));
                 Ok(Some(*batch))
             }
             Delivery::EpochEnd(epoch) => {
@@ -240,7 +251,7 @@ impl Consumer {
     fn start_if_needed(&mut self, loader: &Loader) -> Result<&Run> {
         let run = match self.run.take() {
             Some(run) => run,
-            None => Run::start(&loader.parts, (self.epoch, self.batch), &loader.held, &loader.waker)?,
+            None => Run::start(&loader.parts, (self.epoch, self.batch), &loader.waker)?,
         };
         Ok(self.run.insert(run))
     }

@@ -1,6 +1,7 @@
 //! From options to a loader: what exists, what fits, and what follows from it.
 
 use std::collections::BinaryHeap;
+use std::ops::RangeInclusive;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
@@ -28,8 +29,9 @@ const CONNECTIONS_MAX: usize = 256;
 /// The default share of a machine's memory, and its bound.
 const HOST_MEMORY_SHARE: u64 = 4;
 const HOST_MEMORY_MAX: ByteSize = ByteSize::gib(4);
-/// Bytes in flight to begin with: four bandwidth-delay products of 8 Gbit/s at 15 ms are 60 MB.
-const IN_FLIGHT_SEED: u64 = 64 << 20;
+/// Bytes in flight to begin with: four bandwidth-delay products of 4 Gbit/s at 15 ms, or of 2 Gbit/s at 30 ms, are 30 MB. Much more fills
+/// the queues of a slower link, and their losses cost more than the depth brings.
+const IN_FLIGHT_SEED: u64 = 32 << 20;
 /// Reads in flight to begin with: at the cold start, when they are small, this many share the link. Whole blocks fill the bytes
 /// in flight long before there are as many.
 const REQUESTS_SEED: usize = 128;
@@ -37,6 +39,10 @@ const REQUESTS_SEED: usize = 128;
 const NPY_HEAD_BYTES: u64 = 64 << 10;
 /// Reads of the cold start: what a fresh connection brings in three round trips, 10 + 20 + 40 packets of 1,460 bytes, is 102 KB.
 const COLD_REQUEST_BYTES: u64 = 64 << 10;
+/// Sizes of a page that can be asked for.
+const PAGE_BYTES: RangeInclusive<u64> = 4 << 10..=1 << 30;
+/// More batches ahead than this is a slip: each takes a slot.
+const BATCHES_AHEAD_MAX: usize = 1 << 16;
 
 pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loader> {
     let telemetry = Arc::new(Telemetry::new(options.trace_spans));
@@ -44,10 +50,12 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     let dataset = Arc::new(dataset(options, &objects, stores, &telemetry)?);
     let columns = columns(options, &dataset)?;
     let partition = Partition::new(options.rank, options.world_size, options.batch_size, options.drop_last)?;
+    check_batches(&partition, dataset.samples())?;
     let appetite = appetite(&objects);
-    let page_bytes = page_bytes(options, &dataset, &columns);
+    let page_bytes = page_bytes(options, &dataset, &columns)?;
     let shape = Shape {
-        request_bytes: (appetite.request_bytes as u64).max(page_bytes as u64),
+        // A read that is cut at whole pages wastes none.
+        request_bytes: (appetite.request_bytes as u64).next_multiple_of(page_bytes as u64),
         cold_request_bytes: COLD_REQUEST_BYTES,
         gap_bytes: appetite.gap_bytes as u64,
         page_bytes,
@@ -55,7 +63,7 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     };
     let host_memory = host_memory(options);
     let pages = usize::try_from(host_memory.as_bytes() / page_bytes as u64).unwrap_or(usize::MAX).max(1);
-    let (order, budget) = order_that_fits(options, &dataset, &partition, &shape, pages)?;
+    let (order, budget) = order_that_fits(options, &dataset, &partition, &shape, columns.len() as u64, pages)?;
     let limits = limits(options, &appetite, &shape, &budget, pages);
     let (slots, slot_bytes) = slots(options, &dataset, &columns)?;
     let slab = Slab::new(pages * page_bytes, page_bytes)?;
@@ -70,7 +78,7 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
         }),
     )?;
     let mut plan = Plan {
-        dataset: options.patterns.join(" "),
+        dataset: options.shown(),
         shards: dataset.shards().len(),
         samples: dataset.samples(),
         dataset_bytes: dataset.shards().iter().map(|shard| shard.size).sum(),
@@ -134,7 +142,18 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     Ok(loader)
 }
 
-fn dataset(
+/// An epoch without a batch would never end: the stream would turn from one to the next for ever.
+fn check_batches(partition: &Partition, samples: u64) -> Result<()> {
+    if partition.batches(samples) > 0 {
+        return Ok(());
+    }
+    let global = partition.global_batch();
+    let what = format!("{samples} samples do not fill one batch of {global} over all ranks, and a last one is dropped");
+    Err(Error::new(Kind::Config, what).advice("lower batch_size, or keep the last batch"))
+}
+
+/// The samples of the shards, from their index or their headers.
+pub(super) fn dataset(
     options: &LoaderBuilder,
     objects: &[Object],
     stores: &mut Stores,
@@ -160,7 +179,7 @@ fn dataset(
         }
     };
     if dataset.samples() == 0 {
-        return Err(Error::new(Kind::Config, format!("{}: no sample in it", options.patterns.join(" "))));
+        return Err(Error::new(Kind::Config, format!("{}: no sample in it", options.shown())));
     }
     Ok(dataset)
 }
@@ -263,14 +282,23 @@ fn appetite(objects: &[Object]) -> Appetite {
 }
 
 /// Pages about the size of a sample leave little behind when it has gone.
-fn page_bytes(options: &LoaderBuilder, dataset: &Dataset, columns: &[ColumnSpec]) -> usize {
-    if let Some(size) = options.page_size {
-        return size.as_bytes() as usize;
+fn page_bytes(options: &LoaderBuilder, dataset: &Dataset, columns: &[ColumnSpec]) -> Result<usize> {
+    if let Some(size) = options.page_size.map(ByteSize::as_bytes) {
+        let fits = size.is_power_of_two() && PAGE_BYTES.contains(&size);
+        return if fits {
+            Ok(size as usize)
+        } else {
+            Err(Error::new(Kind::Config, format!("page size of {size} bytes")).advice(format!(
+                "take a power of two from {} to {}",
+                PAGE_BYTES.start(),
+                PAGE_BYTES.end()
+            )))
+        };
     }
     let fields = dataset.fields();
     let mean: u64 =
         columns.iter().map(|column| (fields[column.field].bytes_min + fields[column.field].bytes_max) / 2).sum();
-    mean.clamp(64 << 10, 1 << 20).next_power_of_two() as usize
+    Ok(mean.clamp(64 << 10, 1 << 20).next_power_of_two() as usize)
 }
 
 fn host_memory(options: &LoaderBuilder) -> ByteSize {
@@ -287,6 +315,7 @@ fn order_that_fits(
     dataset: &Dataset,
     partition: &Partition,
     shape: &Shape,
+    fields: u64,
     pages: usize,
 ) -> Result<(Order, Budget)> {
     let block_samples: Arc<[u32]> = dataset.blocks().iter().map(|block| block.samples).collect();
@@ -298,7 +327,7 @@ fn order_that_fits(
         // One batch being complete and one being copied, beside the window.
         let batches = 2 * u64::from(partition.batch_size());
         let budget = Budget::new(dataset.blocks(), shape, own_lanes, order.lane_window(), batches);
-        let wanted = budget.pages() + budget.block_pages;
+        let wanted = budget.pages_wanted(shape, u64::from(partition.batch_size()).min(order.samples()) * fields);
         if wanted <= pages {
             return Ok((order, budget));
         }
@@ -338,8 +367,14 @@ fn limits(options: &LoaderBuilder, appetite: &Appetite, shape: &Shape, budget: &
 
 /// How many slots, and how large: what the largest batch of each column can need.
 fn slots(options: &LoaderBuilder, dataset: &Dataset, columns: &[ColumnSpec]) -> Result<(usize, usize)> {
-    let rows = options.batch_size as usize;
-    let bytes: u64 = columns.iter().map(|column| column.slot_bytes(rows, largest_batch(dataset, column, rows))).sum();
+    if options.batches_ahead > BATCHES_AHEAD_MAX {
+        let what = format!("{} batches ahead, at most {BATCHES_AHEAD_MAX} can be", options.batches_ahead);
+        return Err(Error::new(Kind::Config, what).advice("two or three are enough"));
+    }
+    // No batch has more rows than there are samples.
+    let rows = u64::from(options.batch_size).min(dataset.samples()) as usize;
+    let slot_bytes = |column: &ColumnSpec| column.slot_bytes(rows, largest_batch(dataset, column, rows));
+    let bytes = columns.iter().map(slot_bytes).fold(0, u64::saturating_add);
     let slots = options.batches_ahead + 2;
     let total = bytes.saturating_mul(slots as u64);
     if let Some(limit) = options.device_memory.filter(|limit| limit.as_bytes() < total) {
@@ -360,7 +395,7 @@ fn slots(options: &LoaderBuilder, dataset: &Dataset, columns: &[ColumnSpec]) -> 
 fn largest_batch(dataset: &Dataset, column: &ColumnSpec, rows: usize) -> u64 {
     let layout = &dataset.fields()[column.field];
     if !matches!(column.kind, ColumnKind::Bytes | ColumnKind::Json) || layout.bytes_min == layout.bytes_max {
-        return layout.bytes_max * rows as u64;
+        return layout.bytes_max.saturating_mul(rows as u64);
     }
     let mut largest = BinaryHeap::with_capacity(rows + 1);
     for sample in 0..dataset.samples() {

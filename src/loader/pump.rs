@@ -51,7 +51,8 @@ struct Board {
     /// Listed, not yet admitted, oldest first.
     listed: VecDeque<u64>,
     items: VecDeque<Item>,
-    in_flight: usize,
+    /// Bytes of each read in flight.
+    in_flight: HashMap<u64, u64>,
     in_flight_bytes: u64,
     /// The run's first batch has been passed on.
     first_passed: bool,
@@ -69,6 +70,8 @@ enum ReadState {
     Listed,
     InFlight,
     Landed(Landed),
+    /// Taken when it is the oldest batch's turn: what comes before it can still be delivered.
+    Failed(Option<Error>),
 }
 
 enum Item {
@@ -100,10 +103,10 @@ impl Pump {
     fn turn_until_done(&mut self, board: &mut Board) -> Result<()> {
         loop {
             while let Ok(completion) = self.completions.try_recv() {
-                board.land(completion)?;
+                board.land(completion);
             }
             self.list(board)?;
-            self.pass_on(board);
+            self.pass_on(board)?;
             self.list(board)?;
             let held = self.admit(board)?;
             if board.exhausted && board.items.is_empty() {
@@ -115,7 +118,7 @@ impl Pump {
                 recv(self.wake) -> _ => {}
                 recv(self.completions) -> completion => {
                     let gone = |_| Error::new(Kind::Io, "the reactors have stopped");
-                    board.land(completion.map_err(gone)?)?;
+                    board.land(completion.map_err(gone)?);
                 }
                 default(QUIET) => {}
             }
@@ -128,9 +131,13 @@ impl Pump {
         }
     }
 
-    /// Takes steps from the schedule until enough is known of the future.
+    /// Takes steps from the schedule until enough is known of the future: at least all reads of one batch.
     fn list(&mut self, board: &mut Board) -> Result<()> {
-        while !board.exhausted && board.listed.len() < READS_LISTED_MAX && board.items.len() < BATCHES_LISTED_MAX {
+        let enough = |board: &Board| {
+            let full = board.listed.len() >= READS_LISTED_MAX || board.items.len() >= BATCHES_LISTED_MAX;
+            full && !board.items.is_empty()
+        };
+        while !board.exhausted && !enough(board) {
             match self.schedule.advance()? {
                 None => board.exhausted = true,
                 Some(Step::Read(read)) => {
@@ -145,8 +152,11 @@ impl Pump {
     }
 
     /// Passes complete batches on, oldest first, as long as the copier takes them.
-    fn pass_on(&mut self, board: &mut Board) {
-        while !self.jobs.is_full() && board.front_is_complete() {
+    ///
+    /// # Errors
+    /// That of a read which the oldest batch needs.
+    fn pass_on(&mut self, board: &mut Board) -> Result<()> {
+        while !self.jobs.is_full() && board.front_is_complete()? {
             let job = match board.items.pop_front() {
                 Some(Item::Batch(plan, _)) => {
                     board.first_passed = true;
@@ -157,7 +167,7 @@ impl Pump {
                     board.forget_epoch(epoch);
                     Job::EpochEnd(epoch)
                 }
-                None => return,
+                None => break,
             };
             // This thread alone sends, and there was room; a copier that has gone has said why to the consumer.
             if let Err(TrySendError::Disconnected(_)) = self.jobs.try_send(job) {
@@ -165,6 +175,7 @@ impl Pump {
                 board.exhausted = true;
             }
         }
+        Ok(())
     }
 
     /// Starts reads in the order of need while they fit.
@@ -176,22 +187,29 @@ impl Pump {
             };
             let (read, len) = (entry.read, entry.read.extent.len);
             // What the first batch needs gets the link to itself.
-            let waits_for_first = !board.first_passed && read.first_batch > 0 && board.in_flight > 0;
-            let full = board.in_flight >= self.limits.requests || board.in_flight_bytes + len > self.limits.bytes;
-            if waits_for_first || (full && board.in_flight > 0) {
+            let flying = board.in_flight.len();
+            let waits_for_first = !board.first_passed && read.first_batch > 0;
+            let full = flying >= self.limits.requests || board.in_flight_bytes + len > self.limits.bytes;
+            if flying > 0 && (waits_for_first || full) {
                 return Ok(Held::Link);
             }
             let Some(pages) = self.slab.take(read.pages) else {
-                if read.pages > self.slab.pages() {
-                    return Err(too_large(&read, &self.slab));
+                // Pages that neither are free nor hold what has landed are on their way back: being copied, or with the kernel.
+                let free = self.slab.usage().free;
+                let returning = free + board.resident_pages() < self.slab.pages();
+                // And a complete batch waits for the consumer alone.
+                if flying > 0 || returning || board.front_is_complete()? {
+                    return Ok(Held::Pages);
                 }
-                // Nothing in flight, nothing being copied, nothing complete: only resident reads hold pages.
-                let stuck = board.in_flight == 0 && self.jobs.is_empty() && self.slab.usage().copying == 0;
-                if stuck && board.make_room_for_oldest() {
-                    self.telemetry.count(Counter::Rereads, 1);
+                if let Some(rereads) = board.make_room_for_oldest() {
+                    self.telemetry.count(Counter::Rereads, rereads);
                     continue;
                 }
-                return Ok(Held::Pages);
+                // They may have come back just now.
+                if free >= read.pages {
+                    continue;
+                }
+                return Err(board.too_small(&self.slab));
             };
             board.listed.pop_front();
             board.start(id, len);
@@ -211,36 +229,42 @@ impl Pump {
 
 impl Board {
     fn start(&mut self, id: u64, len: u64) {
-        self.in_flight += 1;
+        self.in_flight.insert(id, len);
         self.in_flight_bytes += len;
         if let Some(entry) = self.reads.get_mut(&id) {
             entry.state = ReadState::InFlight;
         }
     }
 
-    fn land(&mut self, completion: Completion) -> Result<()> {
-        let landed = completion.result?;
-        self.in_flight -= 1;
-        self.in_flight_bytes -= landed.len() as u64;
+    fn land(&mut self, completion: Completion) {
+        let Completion { id, result } = completion;
+        self.in_flight_bytes -= self.in_flight.remove(&id).unwrap_or(0);
         // Without an entry its epoch has ended: dropping the bytes frees their pages.
-        if let Some(entry) = self.reads.get_mut(&completion.id) {
-            entry.state = ReadState::Landed(landed);
+        if let Some(entry) = self.reads.get_mut(&id) {
+            entry.state = match result {
+                Ok(landed) => ReadState::Landed(landed),
+                Err(error) => ReadState::Failed(Some(error)),
+            };
         }
-        Ok(())
     }
 
-    fn front_is_complete(&mut self) -> bool {
-        match self.items.front_mut() {
-            None => false,
-            Some(Item::EpochEnd(_)) => true,
-            Some(Item::Batch(plan, found)) => {
-                let landed = |piece: &crate::schedule::Piece| {
-                    matches!(self.reads.get(&piece.read), Some(Entry { state: ReadState::Landed(_), .. }))
-                };
-                *found += plan.pieces[*found..].iter().take_while(|piece| landed(piece)).count();
-                *found == plan.pieces.len()
+    fn front_is_complete(&mut self) -> Result<bool> {
+        let Some(Item::Batch(plan, found)) = self.items.front_mut() else { return Ok(!self.items.is_empty()) };
+        while let Some(piece) = plan.pieces.get(*found) {
+            match self.reads.get_mut(&piece.read).map(|entry| &mut entry.state) {
+                Some(ReadState::Landed(_)) => *found += 1,
+                Some(ReadState::Failed(error)) => {
+                    return Err(error.take().unwrap_or_else(|| Error::new(Kind::Io, "a read failed before")));
+                }
+                _ => return Ok(false),
             }
         }
+        Ok(true)
+    }
+
+    fn resident_pages(&self) -> usize {
+        let landed = |entry: &Entry| if let ReadState::Landed(landed) = &entry.state { landed.page_count() } else { 0 };
+        self.reads.values().map(landed).sum()
     }
 
     /// Holds the pages of a complete batch; reads whose last piece this is are let go of.
@@ -264,34 +288,47 @@ impl Board {
         self.reads.retain(|_, entry| entry.read.epoch != epoch);
     }
 
-    /// Puts what the oldest batch lacks in front, and frees the newest resident read that it does not use, to be read again.
-    /// False if there is none.
+    /// Puts what the oldest batch lacks in front; where it is there already, frees the newest resident read that this batch does
+    /// not use, to be read again. Gives the number of reads freed; `None` if nothing helps.
     ///
-    /// Needed only where a window's pages were counted too low: fragments of the cold start. Some bytes are then read twice,
-    /// but the order stays what it was, and each turn brings the oldest batch nearer to its end.
-    fn make_room_for_oldest(&mut self) -> bool {
-        let Some(Item::Batch(plan, _)) = self.items.front() else { return false };
+    /// Needed only where the window's pages hold less than they were counted for: fragments of the cold start, each rounded up to
+    /// whole pages. Some bytes are then read twice, but the order stays what it was, and each turn brings the oldest batch nearer
+    /// to its end.
+    fn make_room_for_oldest(&mut self) -> Option<u64> {
+        let Some(Item::Batch(plan, _)) = self.items.front() else { return None };
         let oldest: BTreeSet<u64> = plan.pieces.iter().map(|piece| piece.read).collect();
+        if self.listed.front().is_none_or(|first| !oldest.contains(first)) {
+            let lacking = self.listed.iter().any(|id| oldest.contains(id));
+            self.list_first(&oldest);
+            return lacking.then_some(0);
+        }
         let resident = |entry: &Entry| matches!(entry.state, ReadState::Landed(_));
         let newest = self.reads.iter_mut().rev().find(|(id, entry)| resident(entry) && !oldest.contains(id));
-        let Some((id, entry)) = newest else { return false };
+        let (id, entry) = newest?;
         entry.state = ReadState::Listed;
         self.listed.push_back(*id);
-        // The oldest batch's first, then by need.
-        self.listed.make_contiguous().sort_unstable_by_key(|id| (!oldest.contains(id), *id));
         for item in &mut self.items {
             if let Item::Batch(_, found) = item {
                 *found = 0;
             }
         }
-        true
+        self.list_first(&oldest);
+        Some(1)
     }
-}
 
-fn too_large(read: &Read, slab: &Slab) -> Error {
-    Error::new(
-        Kind::Config,
-        format!("a read of {} bytes takes {} pages, host memory has {}", read.extent.len, read.pages, slab.pages()),
-    )
-    .advice("raise host_memory")
+    /// The oldest batch's reads first, then by need.
+    fn list_first(&mut self, oldest: &BTreeSet<u64>) {
+        self.listed.make_contiguous().sort_unstable_by_key(|id| (!oldest.contains(id), *id));
+    }
+
+    /// The error when even the oldest batch alone finds no room.
+    fn too_small(&self, slab: &Slab) -> Error {
+        let mut reads = BTreeSet::new();
+        if let Some(Item::Batch(plan, _)) = self.items.front() {
+            reads.extend(plan.pieces.iter().map(|piece| piece.read));
+        }
+        let pages: usize = reads.iter().filter_map(|id| self.reads.get(id)).map(|entry| entry.read.pages).sum();
+        let what = format!("a batch of {} reads takes {pages} pages, host memory has {}", reads.len(), slab.pages());
+        Error::new(Kind::Config, what).advice("raise host_memory, or lower batch_size")
+    }
 }

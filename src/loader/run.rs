@@ -1,6 +1,5 @@
 //! One uninterrupted stretch of the stream: the threads that carry it, from a start to the end or to a jump elsewhere.
 
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -88,17 +87,14 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn start(
-        parts: &Arc<Parts>,
-        start: (u64, u64),
-        held: &Arc<AtomicUsize>,
-        waker: &Arc<AtomicWaker>,
-    ) -> Result<Self> {
-        let engine = lock(&parts.engine).take().ok_or_else(|| Error::new(Kind::Device, "the copy engine was lost"))?;
-        let connected = match lock(&parts.warm).take() {
-            Some(connected) => connected,
-            None => parts.connect()?,
-        };
+    pub(super) fn start(parts: &Arc<Parts>, start: (u64, u64), waker: &Arc<AtomicWaker>) -> Result<Self> {
+        let warm = lock(&parts.warm).take();
+        // What can fail comes before the engine is taken, so that the next try finds it.
+        let connected = warm.map_or_else(|| parts.connect(), Ok)?;
+        let engine = lock(&parts.engine).take().ok_or_else(|| {
+            Error::new(Kind::Device, "the copy engine was lost")
+                .advice("build the loader again; what ended it was said before")
+        })?;
         let (stop, stopped) = bounded::<()>(0);
         let (jobs, jobs_taken) = bounded(1);
         let (deliver, deliveries) = bounded(parts.slots);
@@ -130,7 +126,6 @@ impl Run {
         let copier = Copier {
             engine: Some(engine),
             home: Arc::clone(parts),
-            held: Arc::clone(held),
             jobs: jobs_taken,
             deliveries: deliver,
             stop: stopped,

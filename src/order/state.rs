@@ -76,8 +76,9 @@ impl State {
         if self.position == 0 {
             return Ok(ResumePoint { epoch: self.epoch, batch: 0 });
         }
-        if self.position == samples || batch >= partition.batches(samples) {
-            return Ok(ResumePoint { epoch: self.epoch.saturating_add(1), batch: 0 });
+        let next_epoch = ResumePoint { epoch: self.epoch.saturating_add(1), batch: 0 };
+        if self.position == samples {
+            return Ok(next_epoch);
         }
         if !self.position.is_multiple_of(global_batch) {
             let context = format!(
@@ -87,7 +88,8 @@ impl State {
             let advice = "resume with the global batch (batch size × world size) that the state was made with";
             return Err(Error::new(Kind::Topology, context).advice(advice));
         }
-        Ok(ResumePoint { epoch: self.epoch, batch })
+        // With a last batch that is dropped an epoch ends before its samples do.
+        Ok(if batch >= partition.batches(samples) { next_epoch } else { ResumePoint { epoch: self.epoch, batch } })
     }
 
     fn check(&self, fingerprint: u64, order: &Order) -> Result<()> {

@@ -18,16 +18,17 @@ pub struct Budget {
     pub edge_pages: usize,
     /// Pages of the largest block.
     pub block_pages: usize,
+    /// The most blocks that are held at a time.
+    pub blocks: usize,
 }
 
 impl Budget {
     /// For a rank with `lanes` lanes of `lane_window` samples each that assembles `batch_samples` at a time.
     pub fn new(blocks: &[Block], shape: &Shape, lanes: u32, lane_window: u64, batch_samples: u64) -> Self {
-        // A block is read in pieces of at most one request; each is rounded up to whole pages.
+        // A block is read in requests of equal length; each is rounded up to whole pages.
         let pages = |block: &Block| {
-            let whole = block.extent.len / shape.request_bytes;
-            let rest = block.extent.len % shape.request_bytes;
-            whole as usize * shape.pages(shape.request_bytes) + if rest > 0 { shape.pages(rest) } else { 0 }
+            let requests = block.extent.len.div_ceil(shape.request_bytes).max(1);
+            requests as usize * shape.pages(block.extent.len.div_ceil(requests))
         };
         let mut sizes: Vec<(u32, usize)> = blocks.iter().map(|block| (block.samples.max(1), pages(block))).collect();
         let block_pages = sizes.iter().map(|(_, pages)| *pages).max().unwrap_or(0);
@@ -45,13 +46,41 @@ impl Budget {
             left -= taken;
         }
         let edge_pages = (2 * lanes as usize * block_pages).min(all - window_pages.min(all));
-        Budget { window_pages, edge_pages, block_pages }
+        let blocks = fewest_samples(blocks, u64::from(lanes) * lane_window + batch_samples) + 2 * lanes as usize;
+        Budget { window_pages, edge_pages, block_pages, blocks }
     }
 
     /// Pages in all.
     pub fn pages(&self) -> usize {
         self.window_pages + self.edge_pages
     }
+
+    /// Pages without which a rank may come to a stand: for what [`Budget::pages`] counts, and one block more in flight; or, where
+    /// that is more, for the oldest batch at the cold start, which comes in up to `values` reads (rows × fields) whose last
+    /// pages are partly filled. No more of them than fit: two reads that follow each other in a block could not be one, for they lie a
+    /// gap apart, or are together longer than a read of the cold start.
+    pub fn pages_wanted(&self, shape: &Shape, values: u64) -> usize {
+        let bytes = self.pages() as u64 * shape.page_bytes as u64;
+        let cuts = bytes / shape.gap_bytes.max(1) + 2 * bytes / shape.cold_request_bytes.max(1);
+        let blocks = self.blocks as u64;
+        let reads = values.min(cuts + blocks);
+        let widening = if shape.alignment > 1 { 2 * shape.alignment as u64 } else { 0 };
+        let partly = reads + (reads * widening).div_ceil(shape.page_bytes as u64);
+        self.pages().saturating_add(self.block_pages.max(usize::try_from(partly).unwrap_or(usize::MAX)))
+    }
+}
+
+/// How many blocks `samples` samples can come from at the most.
+fn fewest_samples(blocks: &[Block], samples: u64) -> usize {
+    let mut sizes: Vec<u32> = blocks.iter().map(|block| block.samples).collect();
+    sizes.sort_unstable();
+    let mut left = samples;
+    let within = |size: &&u32| {
+        let more = left > 0;
+        left = left.saturating_sub(u64::from(**size));
+        more
+    };
+    sizes.iter().take_while(within).count()
 }
 
 #[cfg(test)]
@@ -76,7 +105,7 @@ mod tests {
     fn counts_the_window_and_two_blocks_for_each_lane() {
         let blocks = blocks(&[(10, 10 << 16); 100]);
         let budget = Budget::new(&blocks, &SHAPE, 2, 50, 20);
-        assert_eq!(budget, Budget { window_pages: 120, edge_pages: 40, block_pages: 10 });
+        assert_eq!(budget, Budget { window_pages: 120, edge_pages: 40, block_pages: 10, blocks: 16 });
     }
 
     #[test]

@@ -297,26 +297,23 @@ impl Schedule {
         self.dataset.blocks()[block as usize].first + u64::from(index)
     }
 
-    /// Lists reads that cover `targets`, neighbours together up to `cap` bytes; returns their bytes.
+    /// Lists reads of at most `cap` bytes that cover `targets`, neighbours together; returns their bytes.
     fn list_reads(&mut self, walk: &mut EpochWalk, targets: &mut Vec<Target>, cap: u64) -> u64 {
         targets.sort_unstable_by_key(|t| (t.lane, t.block, t.extent, t.index, t.field));
         targets.dedup_by_key(|t| (t.lane, t.block, t.index, t.field));
+        let gap = self.shape.gap_bytes;
         let mut bytes = 0;
         let mut rest = &targets[..];
         while let Some(first) = rest.first() {
             let mut end = first.extent.end();
             let run = rest.iter().take_while(|next| {
-                let same = (next.lane, next.block) == (first.lane, first.block);
-                let longer = end.max(next.extent.end());
-                let near = next.extent.start <= end + self.shape.gap_bytes && longer - first.extent.start <= cap;
-                let joins = same && (near || next.extent == first.extent);
+                let joins = (next.lane, next.block) == (first.lane, first.block) && next.extent.start <= end + gap;
                 if joins {
-                    end = longer;
+                    end = end.max(next.extent.end());
                 }
                 joins
             });
-            let count = run.count().max(1);
-            let (run, others) = rest.split_at(count);
+            let (run, others) = rest.split_at(run.count().max(1));
             rest = others;
             bytes += end - first.extent.start;
             self.list_run(walk, run, end, cap);
@@ -324,18 +321,19 @@ impl Schedule {
         bytes
     }
 
-    /// One run of neighbouring targets of a block, in one read, or in several if a single value is longer than `cap`.
+    /// One run of neighbouring targets of a block, in as few reads of about equal length as `cap` allows.
     fn list_run(&mut self, walk: &mut EpochWalk, run: &[Target], end: u64, cap: u64) {
-        let first = run[0];
+        let (first, start) = (run[0], run[0].extent.start);
         let Some(cover) = walk.covers.get_mut(&(first.lane, first.block)) else { return };
-        let mut number = None;
-        let mut start = first.extent.start;
-        while start < end {
-            let to = end.min(start + cap);
-            let added = cover.add_read(self.next_read, start, to);
-            number.get_or_insert(added);
-            let uses = run.iter().filter(|t| t.extent.start < to && t.extent.end() > start).count() as u32;
-            let extent = Extent { shard: first.extent.shard, start, len: to - start };
+        let count = (end - start).div_ceil(cap.max(1));
+        let len = (end - start).div_ceil(count.max(1));
+        let mut first_number = None;
+        for at in (start..end).step_by(len as usize) {
+            let to = end.min(at + len);
+            let number = cover.add_read(self.next_read, at, to);
+            first_number.get_or_insert(number);
+            let uses = run.iter().filter(|target| target.extent.start < to && target.extent.end() > at).count() as u32;
+            let extent = Extent { shard: first.extent.shard, start: at, len: to - at };
             self.steps.push_back(Step::Read(Read {
                 id: self.next_read,
                 extent,
@@ -345,10 +343,10 @@ impl Schedule {
                 first_batch: self.sequence,
             }));
             self.next_read += 1;
-            start = to;
         }
         for target in run {
-            cover.set(target.index, target.field, number.unwrap_or(0));
+            let number = first_number.unwrap_or(0) + ((target.extent.start - start) / len) as u32;
+            cover.set(target.index, target.field, number);
         }
     }
 
