@@ -37,7 +37,7 @@ fn the_demo_ends_with_a_table_and_a_picture() {
     let output = demo(place.path()).output().unwrap();
     succeeded(&output);
     let (table, progress) = (text(&output.stdout), text(&output.stderr));
-    for wanted in ["RTT", "goodput", "stalled", "  0 ms", "  5 ms", "against", "link was emulated", "timeline.svg"] {
+    for wanted in ["RTT", "goodput", "stalled", "\n0 ms", "\n5 ms", "against", "link was emulated", "timeline.svg"] {
         assert!(table.contains(wanted), "{wanted} is missing in\n{table}");
     }
     assert!(progress.contains("link is emulated"), "{progress}");

@@ -46,7 +46,6 @@ pub(super) struct Outcome {
     pub(super) spans: Vec<Span>,
     /// When the first batch was asked for, on the spans' clock.
     pub(super) asked_s: f64,
-    pub(super) plan: String,
 }
 
 impl Course<'_> {
@@ -94,22 +93,13 @@ impl Course<'_> {
             cpu_s_per_gb: loader_cpu.as_secs_f64() / (fetched_bytes.max(1) as f64 / 1e9),
             spans: loader.telemetry().trace().spans(),
             asked_s: before.seconds,
-            plan: loader.plan().to_string(),
             stats,
         })
     }
 
     fn loader(&self) -> Result<Loader> {
-        let b = Loader::builder(format!("{}/{}", self.url, self.corpus.pattern));
-        let b = match std::env::var("XF") {
-            Ok(x) => b.in_flight(x.parse()?),
-            Err(_) => b,
-        };
-        let b = match std::env::var("XR") {
-            Ok(x) => b.requests(x.parse().unwrap()),
-            Err(_) => b,
-        };
-        b.field("jpg", Field::bytes())
+        Loader::builder(format!("{}/{}", self.url, self.corpus.pattern))
+            .field("jpg", Field::bytes())
             .field("cls", Field::int())
             .field("json", Field::json())
             .batch_size(BATCH_SIZE)
