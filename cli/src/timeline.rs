@@ -8,7 +8,7 @@ mod sheet;
 
 use farfeed::telemetry::{Lane, Span};
 
-use self::lanes::{Plot, Window};
+use self::lanes::{InFlight, Plot, Window};
 use self::sheet::{Anchor, Sheet};
 
 /// One run of the pipeline.
@@ -24,8 +24,8 @@ pub(crate) struct Run {
 
 const WIDTH: f64 = 1200.0;
 const MARGIN: f64 = 28.0;
-const HEADER: f64 = 104.0;
-const FOOTER: f64 = 44.0;
+const HEADER: f64 = 146.0;
+const FOOTER: f64 = 58.0;
 /// Where lane labels end and the plots begin.
 const PLOTS_LEFT: f64 = 208.0;
 const OPENING_WIDTH: f64 = 330.0;
@@ -47,15 +47,15 @@ pub(crate) fn draw(title: &str, subtitle: &str, runs: &[Run]) -> String {
     let mut sheet = Sheet::new(WIDTH, height, title);
     sheet.text("title", MARGIN, 42.0, Anchor::Start, title);
     sheet.text("subtitle", MARGIN, 64.0, Anchor::Start, subtitle);
-    legend(&mut sheet, 42.0);
-    sheet.text("heading", PLOTS_LEFT, HEADER - 12.0, Anchor::Start, "the beginning, a line for each request");
-    sheet.text("heading", WHOLE_LEFT, HEADER - 12.0, Anchor::Start, "the whole epoch, requests in flight");
+    legend(&mut sheet, 92.0);
+    sheet.text("heading", PLOTS_LEFT, HEADER - 12.0, Anchor::Start, "The beginning: each request a line");
+    sheet.text("heading", WHOLE_LEFT, HEADER - 12.0, Anchor::Start, "The whole epoch: bytes in flight");
     let plots = [
         Plot { left: PLOTS_LEFT, width: OPENING_WIDTH, window: Window { end_s: opening }, each_request: true },
         Plot { left: WHOLE_LEFT, width: WHOLE_WIDTH, window: Window { end_s: whole }, each_request: false },
     ];
     // One scale for all panels, so that their heights can be compared.
-    let in_flight_max = panels.iter().map(|spans| lanes::in_flight_max(spans)).max().unwrap_or(0).max(1);
+    let in_flight_max = panels.iter().map(|spans| InFlight::most(spans)).fold(InFlight::default(), InFlight::max);
     for (number, (run, spans)) in runs.iter().zip(&panels).enumerate() {
         let top = HEADER + number as f64 * (panel_height + PANEL_GAP);
         gutter(&mut sheet, run, top);
@@ -91,21 +91,20 @@ fn opening_s(spans: &[Span]) -> f64 {
     }
 }
 
-fn legend(sheet: &mut Sheet, y: f64) {
+fn legend(sheet: &mut Sheet, base: f64) {
+    // Widths of the labels, as no font's are known here: generous ones.
     let entries = [
-        ("fetch", "a request, until its last byte"),
-        ("copy", "a batch gathered on the device"),
-        ("compute", "a step"),
-        ("first", "waiting for the first batch"),
-        ("stall", "waiting for another"),
+        ("fetch", "fetch: a request, until its last byte", 236.0),
+        ("copy", "copy: a batch gathered on the device", 238.0),
+        ("compute", "compute: a step, in two shades by turns", 246.0),
+        ("first", "waiting for the first batch", 176.0),
+        ("stall", "stall: waiting for another", 160.0),
     ];
-    let mut x = WIDTH - MARGIN;
-    for (class, label) in entries.iter().rev() {
-        x -= label.chars().count() as f64 * 6.0;
-        sheet.text("legend", x, y + 22.0, Anchor::Start, label);
-        x -= 17.0;
-        sheet.rects(class, &[(x, y + 12.5, 11.0, 11.0)]);
-        x -= 18.0;
+    let mut x = MARGIN;
+    for (class, label, width) in entries {
+        sheet.rects(class, &[(x, base - 9.5, 11.0, 11.0)]);
+        sheet.text("legend", x + 17.0, base, Anchor::Start, label);
+        x += width;
     }
 }
 
@@ -130,8 +129,8 @@ fn axis(sheet: &mut Sheet, plot: &Plot, bottom: f64, top: f64) {
         let label = if in_ms { format!("{:.0}", at * 1e3) } else { decimal(at, step) };
         sheet.text("tick", x, bottom + 17.0, Anchor::Middle, &label);
     }
-    let unit = if in_ms { "ms after asking for the first batch" } else { "s" };
-    sheet.text("tick", plot.left + plot.width, bottom + 34.0, Anchor::End, unit);
+    let unit = if in_ms { "milliseconds after asking for the first batch" } else { "seconds" };
+    sheet.text("tick", plot.left + plot.width, bottom + 36.0, Anchor::End, unit);
 }
 
 /// The smallest 1, 2 or 5 times a power of ten that gives at most eight ticks.

@@ -46,7 +46,6 @@ pub(super) struct Outcome {
     pub(super) spans: Vec<Span>,
     /// When the first batch was asked for, on the spans' clock.
     pub(super) asked_s: f64,
-    pub(super) plan: String,
 }
 
 impl Course<'_> {
@@ -94,7 +93,6 @@ impl Course<'_> {
             cpu_s_per_gb: loader_cpu.as_secs_f64() / (fetched_bytes.max(1) as f64 / 1e9),
             spans: loader.telemetry().trace().spans(),
             asked_s: before.seconds,
-            plan: loader.plan().to_string(),
             stats,
         })
     }

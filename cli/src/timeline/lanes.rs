@@ -21,11 +21,11 @@ pub(super) struct Plot {
 }
 
 /// Heights and tops of the lanes, from a panel's top.
-const FETCH: (f64, f64) = (6.0, 66.0);
-const COPY: (f64, f64) = (80.0, 10.0);
-const COMPUTE: (f64, f64) = (98.0, 24.0);
-const STALL: (f64, f64) = (130.0, 10.0);
-const PANEL_HEIGHT: f64 = 146.0;
+const FETCH: (f64, f64) = (8.0, 84.0);
+const COPY: (f64, f64) = (100.0, 12.0);
+const COMPUTE: (f64, f64) = (120.0, 26.0);
+const STALL: (f64, f64) = (154.0, 12.0);
+const PANEL_HEIGHT: f64 = 174.0;
 /// More spans than these in a lane are drawn as coverage.
 const DRAWN_MAX: usize = 400;
 /// Requests that get a line; what is in flight beyond shares the last one.
@@ -34,6 +34,25 @@ const LINES_MAX: usize = 128;
 const SEEN_MIN: f64 = 0.7;
 /// Steps of opacity in a lane that is drawn as coverage.
 const SHADES: usize = 8;
+
+/// What was asked for and is not there yet.
+#[derive(Clone, Copy, Default)]
+pub(super) struct InFlight {
+    pub(super) requests: usize,
+    pub(super) bytes: u64,
+}
+
+impl InFlight {
+    /// The most of either, each at its own time.
+    pub(super) fn max(self, other: InFlight) -> InFlight {
+        InFlight { requests: self.requests.max(other.requests), bytes: self.bytes.max(other.bytes) }
+    }
+
+    /// The most that was in flight at a time.
+    pub(super) fn most(spans: &[Span]) -> InFlight {
+        steps(spans).into_iter().fold(InFlight::default(), |most, (_, now)| most.max(now))
+    }
+}
 
 pub(super) fn height() -> f64 {
     PANEL_HEIGHT
@@ -45,17 +64,12 @@ pub(super) fn labels(top: f64) -> [(&'static str, f64); 4] {
     [("fetch", middle(FETCH)), ("copy", middle(COPY)), ("compute", middle(COMPUTE)), ("stall", middle(STALL))]
 }
 
-/// The most requests that were in flight at a time.
-pub(super) fn in_flight_max(spans: &[Span]) -> usize {
-    steps(spans).into_iter().map(|(_, in_flight)| in_flight).max().unwrap_or(0)
-}
-
 impl Plot {
     pub(super) fn x(&self, at_s: f64) -> f64 {
         self.left + self.width * (at_s / self.window.end_s).clamp(0.0, 1.0)
     }
 
-    pub(super) fn draw(&self, sheet: &mut Sheet, spans: &[Span], top: f64, scale: usize) {
+    pub(super) fn draw(&self, sheet: &mut Sheet, spans: &[Span], top: f64, scale: InFlight) {
         sheet.rects("panel", &[(self.left, top, self.width, PANEL_HEIGHT)]);
         let seen: Vec<Span> = spans.iter().filter(|span| span.start_s < self.window.end_s).copied().collect();
         let of = |lane: Lane| seen.iter().filter(|span| span.lane == lane).copied().collect::<Vec<_>>();
@@ -78,10 +92,10 @@ impl Plot {
     }
 
     /// Each request on the highest line that is free.
-    fn requests(&self, sheet: &mut Sheet, spans: &[Span], top: f64, scale: usize) {
+    fn requests(&self, sheet: &mut Sheet, spans: &[Span], top: f64, scale: InFlight) {
         let mut spans = spans.to_vec();
         spans.sort_by(|a, b| a.start_s.total_cmp(&b.start_s));
-        let lines = scale.clamp(16, LINES_MAX);
+        let lines = scale.requests.clamp(16, LINES_MAX);
         let pitch = FETCH.1 / lines as f64;
         let mut free_at = vec![0.0; lines];
         let mut rects: Vec<Rect> = Vec::new();
@@ -94,22 +108,22 @@ impl Plot {
         sheet.rects("fetch", &rects);
     }
 
-    /// How many requests are in flight, as an area.
-    fn in_flight(&self, sheet: &mut Sheet, spans: &[Span], top: f64, scale: usize) {
+    /// How many bytes are in flight, as an area.
+    fn in_flight(&self, sheet: &mut Sheet, spans: &[Span], top: f64, scale: InFlight) {
         let columns = self.width as usize;
-        let mut most = vec![0usize; columns + 1];
+        let mut most = vec![0u64; columns + 1];
         let steps = steps(spans);
         let column = |at_s: f64| ((at_s / self.window.end_s).clamp(0.0, 1.0) * columns as f64) as usize;
         for (n, (at, in_flight)) in steps.iter().enumerate() {
             let until = steps.get(n + 1).map_or(*at, |(next, _)| *next);
             for cell in &mut most[column(*at)..=column(until)] {
-                *cell = (*cell).max(*in_flight);
+                *cell = (*cell).max(in_flight.bytes);
             }
         }
         let base = top + FETCH.1;
         let mut points = Vec::new();
         for (n, in_flight) in most.iter().enumerate() {
-            let y = base - FETCH.1 * *in_flight as f64 / scale as f64;
+            let y = base - FETCH.1 * *in_flight as f64 / scale.bytes.max(1) as f64;
             let same_as = |m: Option<usize>| m.and_then(|m| most.get(m)) == Some(in_flight);
             // Only where it turns.
             if !(same_as(n.checked_sub(1)) && same_as(Some(n + 1))) {
@@ -118,8 +132,8 @@ impl Plot {
         }
         sheet.curve("area", &points, Some(base));
         sheet.curve("edge", &points, None);
-        let most = in_flight_max(spans);
-        sheet.text("scale", self.left + self.width - 6.0, top + 10.0, Anchor::End, &format!("at most {most}"));
+        let label = format!("at most {:.0} MB", most.iter().max().map_or(0.0, |bytes| *bytes as f64 / 1e6));
+        sheet.text("scale", self.left + self.width - 6.0, top + 10.0, Anchor::End, &label);
     }
 
     /// Spans that follow each other, in two classes in turn.
@@ -166,18 +180,21 @@ impl Plot {
     }
 }
 
-/// When the number of requests in flight changes, and to what.
-fn steps(spans: &[Span]) -> Vec<(f64, usize)> {
+/// When what is in flight changes, and to what: number of requests, and bytes.
+fn steps(spans: &[Span]) -> Vec<(f64, InFlight)> {
     let requests = spans.iter().filter(|span| span.lane == Lane::Fetch);
-    let mut changes: Vec<(f64, bool)> = requests.flat_map(|span| [(span.start_s, true), (span.end_s, false)]).collect();
+    let mut changes: Vec<(f64, bool, u64)> =
+        requests.flat_map(|span| [(span.start_s, true, span.bytes), (span.end_s, false, span.bytes)]).collect();
     // Ends before beginnings: a connection that goes on to its next request counts once.
     changes.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    let mut in_flight = 0usize;
-    changes
-        .into_iter()
-        .map(|(at, begins)| {
-            in_flight = if begins { in_flight + 1 } else { in_flight.saturating_sub(1) };
-            (at, in_flight)
-        })
-        .collect()
+    let mut now = InFlight::default();
+    let change = |(at, begins, bytes)| {
+        if begins {
+            now = InFlight { requests: now.requests + 1, bytes: now.bytes + bytes };
+        } else {
+            now = InFlight { requests: now.requests.saturating_sub(1), bytes: now.bytes.saturating_sub(bytes) };
+        }
+        (at, now)
+    };
+    changes.into_iter().map(change).collect()
 }
