@@ -199,7 +199,7 @@ fn what_cannot_fit_is_refused_with_both_numbers() {
     run(&dataset, &loader, 1);
     // A window of nothing would not help: the sample is too large.
     let tiny = options.clone().host_memory(ByteSize::bytes(16_384)).shrink_window(true);
-    assert_eq!(refused(tiny, &["host_memory is 0.0 MiB"]), Kind::Config);
+    assert_eq!(refused(tiny, &["host_memory is 16.0 KiB"]), Kind::Config);
     let slots = options.clone().device_memory(ByteSize::mib(1));
     assert_eq!(refused(slots, &["4 slots", "device_memory is 1.0 MiB"]), Kind::Device);
     for (options, words) in [
