@@ -40,11 +40,21 @@ impl ByteSize {
     pub const fn as_bytes(self) -> u64 {
         self.0
     }
+
+    /// The next size that reads as what it is: whole MiB, or KiB below one.
+    pub(super) fn rounded_up(self) -> Self {
+        let unit: u64 = if self.0 < 1 << 20 { 1 << 10 } else { 1 << 20 };
+        ByteSize(self.0.checked_next_multiple_of(unit).unwrap_or(u64::MAX))
+    }
 }
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.1} MiB", self.0 as f64 / f64::from(1 << 20))
+        match self.0 {
+            0..1024 => write!(f, "{} bytes", self.0),
+            1024..0x10_0000 => write!(f, "{:.1} KiB", self.0 as f64 / f64::from(1 << 10)),
+            _ => write!(f, "{:.1} MiB", self.0 as f64 / f64::from(1 << 20)),
+        }
     }
 }
 
@@ -364,5 +374,13 @@ mod tests {
         assert_eq!(parse("4 gigs"), None);
         assert_eq!(parse("-1"), None);
         assert_eq!(parse("9e99TB"), None);
+    }
+
+    #[test]
+    fn sizes_are_written_as_people_read_them() {
+        let shown = |bytes| ByteSize::bytes(bytes).to_string();
+        assert_eq!((shown(7), shown(1536), shown(5 << 30)), ("7 bytes".into(), "1.5 KiB".into(), "5120.0 MiB".into()));
+        let rounded = |bytes| ByteSize::bytes(bytes).rounded_up().as_bytes();
+        assert_eq!((rounded(5), rounded((4 << 20) + 1), rounded(u64::MAX)), (1024, 5 << 20, u64::MAX));
     }
 }

@@ -244,7 +244,9 @@ impl<'a> Rows<'a> {
                     )
                     .advice(
                         "the shard was damaged or replaced: restore it, or make its index again with `farfeed index`",
-                    ));
+                    )
+                    // Or it was damaged on the way.
+                    .transient());
                 }
             }
         }

@@ -59,6 +59,8 @@ struct Consumer {
     batch: u64,
     /// When the consumer got its last batch.
     served: Option<Instant>,
+    /// The batch that was fetched a second time, as its bytes were not what the index says.
+    refetched: Option<(u64, u64)>,
 }
 
 /// The slice in which a blocked consumer looks whether it waits for itself.
@@ -176,6 +178,7 @@ impl Loader {
         let mut consumer = self.lock();
         while !consumer.finished(self) {
             let taken = match consumer.start_if_needed(self).and_then(|run| run.try_receive()) {
+                Ok(Some(delivery)) if consumer.fetches_again(&delivery, &self.parts.telemetry) => continue,
                 Ok(Some(delivery)) => self.accept(&mut consumer, delivery, asked),
                 // One that waits for itself would not be woken.
                 Ok(None) => return self.check_held().err().map(Err),
@@ -203,8 +206,10 @@ impl Loader {
             if consumer.epoch != epoch || consumer.finished(self) {
                 return Ok(None);
             }
-            if let Some(delivery) = consumer.start_if_needed(self)?.receive(LOOK)? {
-                return self.accept(&mut consumer, delivery, asked);
+            match consumer.start_if_needed(self)?.receive(LOOK)? {
+                Some(delivery) if consumer.fetches_again(&delivery, &self.parts.telemetry) => continue,
+                Some(delivery) => return self.accept(&mut consumer, delivery, asked),
+                None => {}
             }
             drop(consumer);
             self.check_held()?;
@@ -259,6 +264,19 @@ impl Consumer {
 
     fn finished(&self, loader: &Loader) -> bool {
         self.epoch >= loader.parts.epochs_end
+    }
+
+    /// Whether a batch whose bytes were damaged on the way is being fetched once more. Where they are damaged at their source, the
+    /// second time tells.
+    fn fetches_again(&mut self, delivery: &Delivery, telemetry: &Telemetry) -> bool {
+        let here = (self.epoch, self.batch);
+        let damaged = matches!(delivery, Delivery::Failed(e) if e.kind() == Kind::Corrupt && e.is_transient());
+        if !damaged || self.refetched.replace(here) == Some(here) {
+            return false;
+        }
+        telemetry.count(Counter::Retries, 1);
+        self.run = None;
+        true
     }
 
     fn note_served(&mut self, asked: Instant, batch: &Batch, telemetry: &Telemetry) {

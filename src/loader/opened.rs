@@ -81,6 +81,7 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
         dataset: options.shown(),
         shards: dataset.shards().len(),
         samples: dataset.samples(),
+        remainder: dataset.remainder(),
         dataset_bytes: dataset.shards().iter().map(|shard| shard.size).sum(),
         blocks: dataset.blocks().len(),
         rank: options.rank,
@@ -131,7 +132,7 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     let loader = Loader {
         parts,
         plan,
-        consumer: Mutex::new(Consumer { run: None, epoch: 0, batch: 0, served: None }),
+        consumer: Mutex::new(Consumer { run: None, epoch: 0, batch: 0, served: None, refetched: None }),
         waker: Arc::new(AtomicWaker::new()),
         held: Arc::new(AtomicUsize::new(0)),
     };
@@ -337,13 +338,11 @@ fn order_that_fits(
             continue;
         }
         let bytes = |pages: usize| ByteSize::bytes(pages as u64 * shape.page_bytes as u64);
+        let enough = bytes(wanted).rounded_up();
         let advice = if window > 0 {
-            format!(
-                "raise host_memory to {}, take a smaller window or batch_size, or let the window shrink",
-                bytes(wanted)
-            )
+            format!("raise host_memory to {enough}, take a smaller window or batch_size, or let the window shrink")
         } else {
-            format!("raise host_memory to {}, or lower batch_size", bytes(wanted))
+            format!("raise host_memory to {enough}, or lower batch_size")
         };
         return Err(Error::new(
             Kind::Config,

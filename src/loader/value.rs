@@ -72,7 +72,9 @@ pub(super) fn array_header<'a>(
     }
     let described = format!("{} {shape:?} ({wanted} bytes)", dtype.name());
     let header = NpyHeader::parse(&head).map_err(|e| {
-        Error::new(Kind::Corrupt, format!("{len} bytes are neither {described} nor a .npy file of that")).source(e)
+        Error::new(Kind::Corrupt, format!("{len} bytes are neither {described} nor a .npy file of that"))
+            .source(e)
+            .advice("ask for the type and shape that the field has, or for bytes")
     })?;
     if header.dtype != dtype || header.shape != shape || header.start + wanted != len {
         let found = format!("{} {:?}", header.dtype.name(), header.shape);

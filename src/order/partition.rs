@@ -35,7 +35,7 @@ impl Partition {
             return Err(Error::new(Kind::Topology, context).advice("ranks count from 0"));
         }
         if batch_size == 0 {
-            return Err(Error::new(Kind::Config, "the batch size is 0"));
+            return Err(Error::new(Kind::Config, "the batch size is 0").advice("take at least 1 sample per rank"));
         }
         Ok(Partition { rank, world_size, batch_size, drop_last })
     }

@@ -13,6 +13,7 @@ pub struct Plan {
     pub dataset: String,
     pub shards: usize,
     pub samples: u64,
+    pub remainder: u64,
     pub dataset_bytes: u64,
     pub blocks: usize,
     pub rank: u32,
@@ -64,11 +65,15 @@ impl fmt::Display for Plan {
         let page_mib = |pages: usize| mib(pages as u64 * self.page_bytes as u64);
         writeln!(
             f,
-            "dataset      {}: {} samples in {} shards, {}",
+            "dataset      {}: {} samples in {} shards, {}{}",
             self.dataset,
             self.samples,
             self.shards,
-            mib(self.dataset_bytes)
+            mib(self.dataset_bytes),
+            match self.remainder {
+                0 => String::new(),
+                left => format!("; {left} elements at the ends of shards fill no sample"),
+            }
         )?;
         writeln!(
             f,

@@ -41,7 +41,7 @@ impl MemoryStore {
             .by_key
             .get(key)
             .cloned()
-            .ok_or_else(|| Error::new(Kind::NotFound, format!("memory:{key}: no such object")))
+            .ok_or_else(|| Error::new(Kind::NotFound, format!("memory:{key}: no such object")).advice("check its name"))
     }
 
     fn copy(&self, request: &ReadRequest, landing: &mut Landing) -> Result<Arrival> {

@@ -80,7 +80,9 @@ impl Asked<'_> {
             200 => self
                 .error(Kind::Unsupported, "the server ignores Range: it answered 200 with the whole object")
                 .advice("use a server that serves byte ranges"),
-            404 | 410 => self.error(Kind::NotFound, format!("no such object (HTTP {status})")),
+            404 | 410 => self
+                .error(Kind::NotFound, format!("no such object (HTTP {status})"))
+                .advice("check its name, and that it is still there"),
             401 | 403 | 407 => self
                 .error(Kind::Auth, format!("the server refused access (HTTP {status})"))
                 .advice("check the credentials, and that they have not expired"),
