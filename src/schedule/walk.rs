@@ -2,10 +2,10 @@
 //!
 //! A window makes the first batches touch many blocks, and the next ones some more at once. Reading those whole would put a
 //! window's worth of bytes in front of the second batch. So at the start reading ahead has an allowance: with each batch that is
-//! consumed it grows by half of the batch's bytes more than the batch itself costs. A block is read whole at its first touch if the
+//! consumed it grows by a quarter of the batch's bytes more than the batch itself costs. A block is read whole at its first touch if the
 //! allowance covers it; else its samples are read one by one as batches need them, and its rest follows, oldest block first, as the
-//! allowance comes in. A link that carries the demand and half as much more is thus never behind. The cold start is over when no rest is
-//! left and the allowance has grown to two batches: from then on blocks are read whole, and the lead that was won hides their unevenness.
+//! allowance comes in. A link that carries the demand and a quarter more is thus never behind. The cold start is over when no rest is
+//! left and the allowance has grown to four batches: from then on blocks are read whole, and the lead that was won hides their unevenness.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::order::{LaneCursor, Order, Partition};
 /// and the slow start of the connections.
 const HEAD_START_BATCHES: u64 = 4;
 /// The most that is read per byte consumed during the cold start.
-const ALLOWANCE_PER_BYTE: f64 = 1.5;
+const ALLOWANCE_PER_BYTE: f64 = 1.25;
 
 /// What happens next.
 #[derive(Debug)]
@@ -217,7 +217,7 @@ impl Schedule {
         if self.cold && !head_start {
             self.allowance += (payload as f64 * ALLOWANCE_PER_BYTE) as i64 - listed as i64;
             self.list_rests(walk)?;
-            self.cold = !walk.rests.is_empty() || self.allowance < 2 * payload.max(self.largest_block) as i64;
+            self.cold = !walk.rests.is_empty() || self.allowance < 4 * payload.max(self.largest_block) as i64;
         }
         Ok(())
     }
