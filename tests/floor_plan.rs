@@ -22,7 +22,7 @@ const FLOOR_PLAN: [(&str, &[&str]); 13] = [
     ("decode", &["error"]),
     ("device", &["memory", "sys", "error", "telemetry"]),
     ("telemetry", &["error"]),
-    ("emulate", &["error"]),
+    ("emulate", &["sys", "error"]),
     (
         "loader",
         &[

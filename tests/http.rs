@@ -410,6 +410,39 @@ fn idle_connections_are_few_young_and_of_this_reactor() {
 }
 
 #[test]
+fn a_word_spoken_out_of_turn_is_not_taken_for_an_answer() {
+    let server = ScriptedServer::start(|asked| {
+        let mut reply = Reply::range(asked, &[b'x'; 50], "\"v\"");
+        if asked.connection == 0 {
+            (reply.piece, reply.pause) = (reply.bytes.len(), Duration::from_millis(50));
+            reply.bytes.extend_from_slice(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n");
+        }
+        reply
+    });
+    let (store, slab) = (open(&server.url()), slab(1));
+    run(async {
+        read(&store, &slab, &request("o", 0), 50).await.unwrap();
+        soon("the server has spoken", || server.asked().len() == 1);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let (bytes, arrival) = read(&store, &slab, &request("o", 10), 20).await.unwrap();
+        assert_eq!((bytes, arrival.opened), (vec![b'x'; 20], true));
+    });
+}
+
+#[test]
+fn a_connection_of_a_reactor_that_rests_is_left_alone() {
+    let server = FileServer::start();
+    server.put("o", &pattern(13, 10));
+    let store = server.store();
+    let reactors = [0, 1].map(|_| tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
+    for reactor in &reactors {
+        let head = async { tokio::time::timeout(Duration::from_secs(10), store.head("o")).await };
+        assert_eq!(reactor.block_on(head).unwrap().unwrap().size, 10);
+    }
+    assert_eq!(server.accepted(), 2);
+}
+
+#[test]
 fn a_read_dropped_in_flight_closes_its_connection_and_gives_its_pages_back() {
     let object = pattern(10, 3 * PAGE);
     let served = object.clone();

@@ -5,7 +5,8 @@
 //! of 64 pages overwritten; with `Ring::drop` freeing what is in flight without waiting, the second does, with more
 //! than 50. Round 0 drops at once, when the disk has hardly begun.
 
-use std::future::Future;
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 use std::io::Write;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -30,7 +31,7 @@ fn dropped_reads_write_to_no_page_that_came_back() {
     let slab = Slab::new(PAGES * PAGE_BYTES, PAGE_BYTES).unwrap();
     let Some(store) = ring() else { return };
     for round in 0..ROUNDS {
-        begin_and_drop(&*store, &slab, &key, pause(round));
+        begin_and_drop(&store, &slab, &key, pause(round));
         check_reuse(&slab, round);
     }
     assert_eq!(slab.usage().free, PAGES);
@@ -43,7 +44,7 @@ fn a_dropped_store_waits_for_the_kernel_before_it_frees() {
     let slab = Slab::new(PAGES * PAGE_BYTES, PAGE_BYTES).unwrap();
     for round in 0..ROUNDS {
         let Some(store) = ring() else { return };
-        begin_and_drop(&*store, &slab, &key, pause(round));
+        begin_and_drop(&store, &slab, &key, pause(round));
         drop(store);
         check_reuse(&slab, round);
     }

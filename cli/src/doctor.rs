@@ -1,10 +1,106 @@
-//! `farfeed doctor`.
+//! `farfeed doctor`: what this machine offers, and what to change.
+
+mod devices;
+mod machine;
+mod storage;
+
+use std::path::PathBuf;
 
 use farfeed::Result;
+use farfeed::device::DriverFacts;
+use serde::Serialize;
+
+use crate::output;
 
 #[derive(clap::Args)]
-pub(crate) struct Args {}
+#[command(after_help = "\
+✓ is as it should be, – costs something or is not there, ✗ needs a change. Takes
+a few seconds: copy rates are measured. The exit status is 0 whatever is found.")]
+pub(crate) struct Args {
+    /// A directory or file of the file system that datasets are read from
+    #[arg(default_value = ".")]
+    path: PathBuf,
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+}
 
-pub(crate) fn run(_: &Args) -> Result<()> {
-    Ok(())
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let driver = farfeed::device::probe();
+    let mut checks = machine::checks();
+    checks.extend(storage::checks(&args.path));
+    checks.extend(devices::checks(&driver));
+    let report = Report { version: env!("CARGO_PKG_VERSION"), checks, driver };
+    if args.json { output::print_json(&report) } else { output::print(&report.text()) }
+}
+
+/// Width of the text.
+const COLUMNS: usize = 80;
+
+#[derive(Serialize)]
+struct Report {
+    version: &'static str,
+    checks: Vec<Check>,
+    driver: DriverFacts,
+}
+
+/// Something looked at.
+#[derive(Serialize)]
+struct Check {
+    name: &'static str,
+    status: Status,
+    /// What was found.
+    value: String,
+    /// What it means, and what to do about it where it is not good.
+    meaning: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Status {
+    Good,
+    /// Works less well than it could, or is not there and need not be.
+    Fair,
+    Bad,
+}
+
+impl Check {
+    fn new(name: &'static str, status: Status, value: impl Into<String>, meaning: impl Into<String>) -> Self {
+        Check { name, status, value: value.into(), meaning: meaning.into() }
+    }
+
+    /// A fact that the kernel does not tell.
+    fn unknown(name: &'static str, place: &str) -> Self {
+        Check::new(name, Status::Fair, "unknown", format!("{place} cannot be read"))
+    }
+}
+
+impl Report {
+    fn text(&self) -> String {
+        let mark = |status| match status {
+            Status::Good => "✓",
+            Status::Fair => "–",
+            Status::Bad => "✗",
+        };
+        let width = self.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
+        let lines = |check: &Check| {
+            let Check { name, status, value, meaning } = check;
+            let head = format!("{} {name:<width$}  ", mark(*status));
+            let hanging = " ".repeat(head.chars().count());
+            let wrapped = output::wrapped(&format!("{value}: {meaning}"), COLUMNS - hanging.len());
+            format!("{head}{}", wrapped.join(&format!("\n{hanging}")))
+        };
+        self.checks.iter().map(lines).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// `Good` from `good` on, `Fair` from `fair` on.
+fn rate(number: f64, good: f64, fair: f64) -> Status {
+    if number >= good {
+        Status::Good
+    } else if number >= fair {
+        Status::Fair
+    } else {
+        Status::Bad
+    }
 }

@@ -8,7 +8,10 @@ mod doctor;
 mod index;
 mod inspect;
 mod options;
+mod output;
 mod plan;
+mod progress;
+mod rate;
 mod serve;
 mod timeline;
 
@@ -18,7 +21,12 @@ use clap::{Parser, Subcommand};
 use farfeed::Kind;
 
 #[derive(Parser)]
-#[command(name = "farfeed", version, about = "Feed a GPU from storage 1,000 km away, as if it were in the next rack")]
+#[command(
+    name = "farfeed",
+    version,
+    max_term_width = 80,
+    about = "Feed a GPU from storage 1,000 km away, as if it were in the next rack"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -28,17 +36,17 @@ struct Cli {
 enum Command {
     /// Show the main job: a dataset across an emulated link of 0, 15 and 30 ms, with a table and a picture of the timeline
     Demo(demo::Args),
-    /// Stream a dataset with a simulated compute step, and print what it cost as one line of JSON
+    /// Stream a dataset past a simulated step, and say what it cost
     Bench(bench::Args),
-    /// Make the index of tar shards, at link speed
+    /// Make the index of tar shards, at the speed of the link
     Index(index::Args),
     /// Show shards, fields and a few samples
     Inspect(inspect::Args),
-    /// Show what would be in flight and why, without reading any sample
+    /// Show what would be in flight and why, without reading samples
     Plan(plan::Args),
     /// Serve a directory across an emulated link
     Serve(serve::Args),
-    /// Say what this machine offers: io_uring, locked memory, huge pages, driver, copy rate
+    /// Say what this machine offers, and what to change
     Doctor(doctor::Args),
 }
 
@@ -54,6 +62,8 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        // As with `farfeed plan … | head -1`: who wanted the output has it.
+        Err(error) if output::is_reader_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("farfeed: {error}");
             ExitCode::from(if matches!(error.kind(), Kind::Config | Kind::Topology) { 2 } else { 1 })

@@ -1,67 +1,87 @@
 //! Options that several commands share: what to stream, and how.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::Args;
 use farfeed::dataset::Dtype;
 use farfeed::device::Device;
+use farfeed::fetch::RetryPolicy;
 use farfeed::loader::LoaderBuilder;
 use farfeed::order::Shuffle;
 use farfeed::{ByteSize, Error, Field, Kind, Loader, Result, Tokens};
 
+use crate::progress::Opening;
+
 /// What to stream, and how.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Stream {
-    /// Path or URL of the shards, with braces (train-{0000..0255}.tar), or ending in / for all there
+    /// Path or URL of the shards: .tar (WebDataset), .npy, or .bin (tokens); with braces as in train-{0000..0255}.tar, or
+    /// ending in / for all shards there
     pub(crate) url: String,
-    /// Fields, as name or name:kind with kind bytes, int, float, json, or a type and shape as in float32[3,224,224]; default: all as they are
-    #[arg(long, value_delimiter = ';')]
+    /// Fields, as in 'jpg,cls:int': a name, and what to make of it: bytes (default), int, float, json, or type and shape
+    /// as in float32[3,224,224]; default: all fields
+    #[arg(long, value_name = "FIELDS", help_heading = "Dataset")]
     pub(crate) fields: Vec<String>,
-    /// How token files are cut: type and tokens per sample, as in uint16:2048, with +1 for the next token too (uint16:2048+1)
-    #[arg(long)]
+    /// How token files are cut: type and tokens per sample, as in uint16:2048; uint16:2048+1 adds the next token
+    #[arg(long, help_heading = "Dataset")]
     pub(crate) tokens: Option<String>,
     /// Index of tar shards; default: beside them, made on the fly where there is none
-    #[arg(long)]
+    #[arg(long, value_name = "URL", help_heading = "Dataset")]
     pub(crate) index: Option<String>,
+    /// Do not check fields against the digests of the index
+    #[arg(long, help_heading = "Dataset")]
+    pub(crate) no_verify: bool,
     /// Samples per batch and rank
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Order")]
     pub(crate) batch_size: u32,
     /// Leave out samples that do not fill a last global batch
-    #[arg(long)]
+    #[arg(long, help_heading = "Order")]
     pub(crate) drop_last: bool,
     /// Seed of the shuffle
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, help_heading = "Order")]
     pub(crate) seed: u64,
     /// Reach of the shuffle in samples, over all ranks; 0 for the dataset's own order
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "SAMPLES", default_value_t = 0, help_heading = "Order")]
     pub(crate) window: u64,
-    /// Lanes of the global order; default: derived
-    #[arg(long)]
+    /// Lanes of the global order, which world sizes must divide; default: derived
+    #[arg(long, value_name = "N", help_heading = "Order")]
     pub(crate) lanes: Option<u32>,
-    /// Page-locked host memory, as in 4GiB; default: a quarter of this machine's, at most 4 GiB
-    #[arg(long)]
-    pub(crate) host_memory: Option<ByteSize>,
-    /// host, cuda, cuda:1, or best
-    #[arg(long, default_value = "host")]
-    pub(crate) device: String,
-    /// This process's rank
-    #[arg(long, default_value_t = 0)]
+    /// This process's rank, from 0
+    #[arg(long, default_value_t = 0, help_heading = "Order")]
     pub(crate) rank: u32,
     /// Number of ranks
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Order")]
     pub(crate) world_size: u32,
+    /// Where batches go: host, cuda, cuda:1, or best (a GPU if there is one)
+    #[arg(long, default_value = "host", help_heading = "Limits")]
+    pub(crate) device: String,
+    /// Page-locked host memory, as in 4GiB; default: a quarter of this machine's, at most 4 GiB
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub(crate) host_memory: Option<ByteSize>,
     /// Most reads in flight; default: derived
-    #[arg(long)]
+    #[arg(long, value_name = "N", help_heading = "Limits")]
     pub(crate) requests: Option<usize>,
-    /// Most bytes in flight; default: derived
-    #[arg(long)]
+    /// Most bytes in flight, as in 64MiB; default: derived
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     pub(crate) in_flight: Option<ByteSize>,
-    /// Do not check fields against the digests of the index
-    #[arg(long)]
-    pub(crate) no_verify: bool,
+    /// Give up when the store has sent nothing for this long
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, help_heading = "Limits")]
+    pub(crate) patience: u32,
 }
 
 impl Stream {
+    /// A loader with all of this said, and what `tune` adds. `quiet` where no human looks on.
+    pub(crate) fn open(&self, quiet: bool, tune: impl FnOnce(LoaderBuilder) -> LoaderBuilder) -> Result<Loader> {
+        let opening = Opening::new(quiet);
+        let builder = tune(self.builder()?).on_index_progress(opening.on_index());
+        opening.watch(self.patience(), || builder.build())
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(u64::from(self.patience))
+    }
+
     /// A builder with all of this said.
     pub(crate) fn builder(&self) -> Result<LoaderBuilder> {
         let mut builder = Loader::builder(&self.url)
@@ -69,13 +89,13 @@ impl Stream {
             .drop_last(self.drop_last)
             .rank(self.rank, self.world_size)
             .device(Device::from_str(&self.device)?)
-            .verify(!self.no_verify);
+            .verify(!self.no_verify)
+            .retry(RetryPolicy { patience: self.patience(), ..RetryPolicy::default() });
         if self.window > 0 {
             builder = builder.shuffle(Shuffle::window(self.window).seed(self.seed));
         }
-        for field in &self.fields {
-            let (name, kind) = field.split_once(':').unwrap_or((field, "bytes"));
-            builder = builder.field(name, field_kind(kind)?);
+        for (name, field) in parse_fields(&self.fields)? {
+            builder = builder.field(name, field);
         }
         if let Some(tokens) = &self.tokens {
             builder = builder.tokens(parse_tokens(tokens)?);
@@ -99,6 +119,27 @@ impl Stream {
     }
 }
 
+/// Names and kinds, separated by commas, or by semicolons, that stand outside of brackets.
+fn parse_fields(texts: &[String]) -> Result<Vec<(String, Field)>> {
+    let mut fields = Vec::new();
+    for text in texts {
+        let mut within = false;
+        let parts = text.split(|letter| {
+            within = (within || letter == '[') && letter != ']';
+            matches!(letter, ',' | ';') && !within
+        });
+        for part in parts {
+            let (name, kind) = part.split_once(':').unwrap_or((part, "bytes"));
+            if name.trim().is_empty() {
+                return Err(Error::new(Kind::Config, format!("a field without a name in '{text}'"))
+                    .advice("write names separated by commas, as in 'jpg,cls:int'"));
+            }
+            fields.push((name.trim().to_owned(), field_kind(kind.trim())?));
+        }
+    }
+    Ok(fields)
+}
+
 fn field_kind(text: &str) -> Result<Field> {
     match text {
         "bytes" => return Ok(Field::bytes()),
@@ -111,13 +152,17 @@ fn field_kind(text: &str) -> Result<Field> {
         Error::new(Kind::Config, format!("'{text}' is no kind of field"))
             .advice("write bytes, int, float, json, or a type and shape as in float32[3,224,224]")
     };
+    if let Some(dtype) = dtype(text) {
+        return Ok(Field::array(dtype, &[]));
+    }
     let (name, shape) = text.strip_suffix(']').and_then(|text| text.split_once('[')).ok_or_else(wrong)?;
     let shape =
         shape.split(',').map(|extent| extent.trim().parse().map_err(|_| wrong())).collect::<Result<Vec<usize>>>()?;
     Ok(Field::array(dtype(name).ok_or_else(wrong)?, &shape))
 }
 
-fn parse_tokens(text: &str) -> Result<Tokens> {
+/// How to cut token files, as `--tokens` says it.
+pub(crate) fn parse_tokens(text: &str) -> Result<Tokens> {
     let parse = || {
         let (name, count) = text.split_once(':')?;
         let (count, next) = match count.strip_suffix("+1") {
@@ -150,4 +195,37 @@ fn dtype(name: &str) -> Option<Dtype> {
         Dtype::Bool,
     ];
     ALL.into_iter().find(|dtype| dtype.name() == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_read_as_they_are_written() {
+        let parse = |text: &str| parse_fields(&[text.to_owned()]);
+        let expected = [
+            ("jpg".to_owned(), Field::bytes()),
+            ("cls".to_owned(), Field::int()),
+            ("x.npy".to_owned(), Field::array(Dtype::F32, &[3, 2])),
+            ("meta".to_owned(), Field::json()),
+        ];
+        assert_eq!(parse("jpg,cls:int, x.npy:float32[3, 2];meta:json").unwrap(), expected);
+        assert_eq!(parse("n:int64").unwrap(), [("n".to_owned(), Field::array(Dtype::I64, &[]))]);
+        for wrong in
+            ["", "jpg,,cls", ":int", "cls:integer", "x:float32[3", "x:float31[3]", "x:uint8[]", "x:float32[-1]"]
+        {
+            let error = parse(wrong).unwrap_err();
+            assert!(error.kind() == Kind::Config && error.next_step().is_some(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_read_as_they_are_written() {
+        assert_eq!(parse_tokens("uint16:2048").unwrap(), Tokens::new(Dtype::U16, 2048));
+        assert_eq!(parse_tokens("int32:8+1").unwrap(), Tokens::new(Dtype::I32, 8).with_next());
+        for wrong in ["uint16", "uint16:", "u16:8", "uint16:8+2", "uint16:-8"] {
+            assert_eq!(parse_tokens(wrong).unwrap_err().kind(), Kind::Config, "{wrong}");
+        }
+    }
 }

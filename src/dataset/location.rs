@@ -1,5 +1,17 @@
 //! What URLs and paths have in common, whatever the store.
 
+use std::borrow::Cow;
+
+/// A URL as it may be shown: without user information, query and fragment, which may be secrets. Paths stay as they are.
+pub fn shown(url: &str) -> Cow<'_, str> {
+    let Some((scheme, rest)) = path(url).split_once("://") else { return Cow::Borrowed(url) };
+    let host = &rest[..rest.find('/').unwrap_or(rest.len())];
+    match host.rfind('@') {
+        Some(at) => Cow::Owned(format!("{scheme}://{}", &rest[at + 1..])),
+        None => Cow::Borrowed(path(url)),
+    }
+}
+
 /// Last component of a URL or path, without query and fragment: what stays the same when a dataset is copied elsewhere.
 pub(super) fn file_name(url: &str) -> &str {
     let path = path(url).trim_end_matches('/');
@@ -19,6 +31,19 @@ pub(super) fn path_end(url: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        for (url, seen) in [
+            ("https://me:secret@h/a@b.tar?sig=secret", "https://h/a@b.tar"),
+            ("http://h/{a,b}.tar#secret", "http://h/{a,b}.tar"),
+            ("http://me@h?secret", "http://h"),
+            ("/data/a@b?c.tar", "/data/a@b?c.tar"),
+            ("memory:x", "memory:x"),
+        ] {
+            assert_eq!(shown(url), seen);
+        }
+    }
 
     #[test]
     fn last_components() {

@@ -19,6 +19,7 @@ mod webdataset;
 pub use catalog::{Block, Dtype, Extent, FieldId, FieldLayout, SampleId, Shard, Version};
 pub use expand::expand;
 pub use index::{Index, index_url};
+pub use location::shown;
 pub use members::{MemberPlace, ShardIndex, Skipped};
 pub use npy::NpyHeader;
 pub use records::{RecordShard, RecordSpec};

@@ -19,26 +19,31 @@ impl Backend for HostBackend {
         "host memory".into()
     }
 
-    fn open(&self, _slab: &Slab, slots: usize, slot_bytes: usize, wake: Wake) -> Result<Box<dyn Engine>> {
+    fn open(&self, slab: &Slab, slots: usize, slot_bytes: usize, wake: Wake) -> Result<Box<dyn Engine>> {
         if slots == 0 || slot_bytes == 0 {
             return Err(Error::new(Kind::Config, format!("{slots} slots of {slot_bytes} bytes")));
         }
         let (home, arrivals) = Home::new(slots, wake);
-        let free = (0..slots).map(|_| HostSlot::new(slot_bytes)).collect::<Result<_>>()?;
+        // The first batch should not wait for the kernel to find and clear huge pages; slots that are generous beyond reason stay lazy.
+        let touch = slots.saturating_mul(slot_bytes) <= slab.pages() * slab.page_bytes();
+        let free = (0..slots).map(|_| HostSlot::new(slot_bytes, touch)).collect::<Result<_>>()?;
         Ok(Box::new(HostEngine { free, arrivals, home }))
     }
 }
 
-/// Memory of one batch. Only what was written to once is resident: a generous slot costs address space.
+/// Memory of one batch. Unless it was touched, only what was written to once is resident.
 pub(super) struct HostSlot {
     memory: Chunk,
     bytes: usize,
 }
 
 impl HostSlot {
-    fn new(bytes: usize) -> Result<HostSlot> {
+    fn new(bytes: usize, touch: bool) -> Result<HostSlot> {
         // A mapping for each, so that a slot which outlives its siblings does not keep theirs.
         let map = Map::lazy(bytes)?;
+        if touch {
+            map.touch();
+        }
         let whole = map.bytes();
         let memory = map.into_chunks(whole).pop().ok_or_else(|| Error::new(Kind::Io, "an empty mapping"))?;
         Ok(HostSlot { memory, bytes })

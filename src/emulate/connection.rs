@@ -233,7 +233,7 @@ impl Pace {
     fn next(&mut self, sent: u64, credit: usize, at: Instant) -> (usize, Option<Instant>) {
         match self.effect {
             Some(Effect::Slow { factor }) => {
-                let late = (at - self.asked).mul_f64(factor.clamp(1.0, 1e4));
+                let late = (at - self.asked).mul_f64(factor);
                 (credit, Some(self.asked + late))
             }
             Some(Effect::Stall { after, pause }) => {
@@ -249,12 +249,11 @@ impl Pace {
                 }
             }
             Some(Effect::Drip { bytes_s }) if sent >= self.head => {
-                let rate = bytes_s.max(1);
                 let first = *self.first.get_or_insert_with(Instant::now);
                 // A twentieth of a second's worth at a time.
-                let bytes = usize::try_from(rate.div_ceil(20)).unwrap_or(credit).min(credit);
+                let bytes = usize::try_from(bytes_s.div_ceil(20)).unwrap_or(credit).min(credit);
                 let done = sent - self.head + bytes as u64;
-                (bytes, Some(first + Duration::from_secs_f64(done as f64 / rate as f64)))
+                (bytes, Some(first + Duration::from_secs_f64(done as f64 / bytes_s as f64)))
             }
             Some(Effect::Drip { .. }) => (usize::try_from(self.head - sent).unwrap_or(credit).min(credit), None),
             _ => (credit, None),

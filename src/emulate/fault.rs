@@ -3,19 +3,23 @@
 use std::time::{Duration, Instant};
 
 use super::line::Chance;
+use crate::error::{Error, Kind, Result};
+
+/// The longest pause or delay.
+const TIME_MAX: Duration = Duration::from_secs(3600);
 
 /// What goes wrong with a request.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Effect {
-    /// Another status than was due (400 to 599), without a body; `retry_after` in whole seconds.
+    /// Another status than was due, without a body.
     Status {
-        /// 503, 429, 500, 403, …
+        /// 503, 429, 500, 403, …: 400 to 599.
         status: u16,
-        /// Value of `Retry-After`, if it is sent.
+        /// Value of `Retry-After`, in whole seconds, if it is sent.
         retry_after: Option<Duration>,
     },
-    /// The connection ends after so many bytes of the body; none but the connection if 0 bytes.
+    /// The connection ends after the head and so many bytes of the body.
     Cut {
         /// Bytes of the body that are sent.
         after: u64,
@@ -69,6 +73,19 @@ impl Effect {
     /// 503 without `Retry-After`.
     pub fn unavailable() -> Self {
         Effect::Status { status: 503, retry_after: None }
+    }
+
+    /// What is wrong with it, if anything.
+    fn wrong(&self) -> Option<&'static str> {
+        match self {
+            Effect::Status { status, .. } if !(400..600).contains(status) => Some("status lies between 400 and 599"),
+            Effect::Slow { factor } if !(1.0..=1e4).contains(factor) => Some("factor lies between 1 and 10,000"),
+            Effect::Drip { bytes_s: 0 } => Some("bytes_s is at least 1"),
+            Effect::Stall { pause: time, .. } | Effect::Delay(time) if *time > TIME_MAX => {
+                Some("pauses and delays are at most an hour")
+            }
+            _ => None,
+        }
     }
 
     /// Whether it shows in a body only, so that requests without one do not count.
@@ -182,6 +199,14 @@ impl Faults {
         self
     }
 
+    /// Refuses what cannot go wrong.
+    pub(super) fn check(&self) -> Result<()> {
+        let chance =
+            |fault: &Fault| (!(0.0..=1.0).contains(&fault.probability)).then_some("probability lies between 0 and 1");
+        let wrong = self.list.iter().find_map(|fault| fault.effect.wrong().or_else(|| chance(fault)));
+        wrong.map_or(Ok(()), |advice| Err(Error::new(Kind::Config, "no such fault can be emulated").advice(advice)))
+    }
+
     /// The same faults with another seed.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
@@ -286,6 +311,17 @@ mod tests {
         let mut script = Script::new(faults, Instant::now());
         assert_eq!(script.strike("a", false), Some(Effect::WrongETag));
         assert_eq!(script.strike("a", true), Some(cut));
+    }
+
+    #[test]
+    fn refuses_impossible_faults() {
+        let check = |fault: Fault| Faults::from(fault).check();
+        assert!(check(Fault::new(Effect::unavailable()).probability(f64::NAN)).is_err());
+        assert!(check(Fault::new(Effect::Slow { factor: 0.5 })).is_err());
+        assert!(check(Fault::new(Effect::Status { status: 200, retry_after: None })).is_err());
+        let error = check(Fault::new(Effect::Drip { bytes_s: 0 })).unwrap_err();
+        assert!(error.kind() == Kind::Config && error.next_step() == Some("bytes_s is at least 1"), "{error}");
+        assert!(check(Fault::new(Effect::Slow { factor: 1.0 }).probability(0.0)).is_ok());
     }
 
     #[test]

@@ -81,11 +81,13 @@ impl Flow {
         let window = self.window.min(link.window_bytes);
         let untaken = if self.ignore_untaken { 0 } else { self.untaken };
         let room = window.saturating_sub(self.in_flight).min(link.window_bytes.saturating_sub(untaken));
-        // Half a window at most, so that acknowledgements keep coming while the other half travels.
-        let chunk = link.chunk_max().min((window / 2).max(PACKET));
-        let chunk = chunk.min(usize::try_from(self.pending).unwrap_or(chunk));
-        self.limited = room < chunk;
-        (!self.limited).then_some(chunk)
+        // Half a window at most, so that acknowledgements keep coming while the other half travels; a sixteenth at
+        // least, so that chunks stay few.
+        let most = link.chunk_max().min((window / 2).max(PACKET));
+        let most = most.min(usize::try_from(self.pending).unwrap_or(most));
+        let least = most.min((window / 16).max(PACKET));
+        self.limited = room < least;
+        (!self.limited).then_some(most.min(room))
     }
 
     pub(super) fn sent(&mut self, bytes: usize, now: Duration) {

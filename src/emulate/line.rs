@@ -30,6 +30,9 @@ pub(super) struct Line {
     pub(super) counts: Counts,
     /// When everything that was given to the link has left it.
     free_at: Duration,
+    /// Bytes in flight, and the flows that have some.
+    in_flight: usize,
+    sharers: usize,
     chance: Chance,
     packets_to_loss: u64,
 }
@@ -43,6 +46,8 @@ impl Line {
             dead_until: Duration::ZERO,
             counts: Counts::default(),
             free_at: Duration::ZERO,
+            in_flight: 0,
+            sharers: 0,
             chance,
         }
     }
@@ -71,7 +76,12 @@ impl Line {
     }
 
     /// Drops a chunk at the full buffer: its sender hears of it a round trip later, sends it again, and slows down.
+    /// A flow with less than its share of what is in flight is spared, as by a router that queues fairly: otherwise
+    /// chance in the first round trips decides for seconds who gets how much.
     pub(super) fn drop_chunk(&mut self, flow: &mut Flow, now: Duration) {
+        if flow.in_flight * self.sharers < self.in_flight {
+            return;
+        }
         self.counts.drops += 1;
         let round = self.queue(now) + self.link.rtt;
         if flow.back_off(now, round) {
@@ -96,9 +106,24 @@ impl Line {
         if let Some(resent_at) = flow.resent_at.take() {
             reaches = reaches.max(resent_at + half);
         }
+        self.sharers += usize::from(flow.in_flight == 0);
+        self.in_flight += bytes;
         flow.sent(bytes, now);
         flow.last_delivery = flow.last_delivery.max(reaches);
         Carried { delivered: flow.last_delivery, acknowledged: reaches + half }
+    }
+
+    /// Bytes of `flow` are acknowledged.
+    pub(super) fn acknowledged(&mut self, flow: &mut Flow, bytes: usize) {
+        flow.acknowledged(&self.link, bytes);
+        self.in_flight -= bytes;
+        self.sharers -= usize::from(flow.in_flight == 0);
+    }
+
+    /// `flow` is gone, and nobody waits for its acknowledgements.
+    pub(super) fn forget(&mut self, flow: &Flow) {
+        self.in_flight -= flow.in_flight;
+        self.sharers -= usize::from(flow.in_flight > 0);
     }
 
     /// How many of the next packets are lost.

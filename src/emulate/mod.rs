@@ -6,20 +6,9 @@
 //! user space from a directory. *Fails* at the start, with what to change; afterwards a broken connection is closed
 //! and the others go on.
 //!
-//! ```
-//! use std::time::Duration;
-//! use farfeed::emulate::{Faults, Link, Objects, Server, Site};
+//! Results made with it must say that the link was emulated.
 //!
-//! let objects = Objects::default();
-//! objects.put("train-0000.tar", vec![7_u8; 1 << 20]);
-//! let link = Link { rtt: Duration::from_millis(15), rate_bytes_s: Some(125_000_000), ..Link::default() };
-//! let server = Server::start(Site::objects(objects), link, Faults::default())?;
-//! assert!(server.url().starts_with("http://127.0.0.1:"));
-//! # Ok::<(), farfeed::Error>(())
-//! ```
-//!
-//! What the model holds and what it leaves out is written in `docs/emulate.md`; results made with it must say that
-//! the link was emulated.
+#![doc = include_str!("../../docs/emulate.md")]
 
 mod connection;
 mod fault;

@@ -100,7 +100,7 @@ impl Pacer {
     /// Does something to the network, and sees that its consequences are not slept over.
     fn with<T>(&self, change: impl FnOnce(&mut Network, Duration) -> T) -> T {
         let mut state = self.state();
-        let now = state.zero.elapsed();
+        let now = state.now();
         let done = change(&mut state.network, now);
         state.wake();
         // An error here would come back in `run`, at the next turn.
@@ -111,11 +111,8 @@ impl Pacer {
     /// What the timer asks for.
     fn turn(&self) -> io::Result<()> {
         let mut state = self.state();
-        let due = state.armed.take();
-        if let Some(late) = due.and_then(|due| state.zero.elapsed().checked_sub(due + CATCH_UP_MAX)) {
-            state.zero += late;
-        }
-        let now = state.zero.elapsed();
+        let now = state.now();
+        state.armed = None;
         state.network.advance(now);
         state.wake();
         self.arm(&mut state, now)
@@ -138,6 +135,14 @@ impl Pacer {
 }
 
 impl State {
+    /// Time since the network's start. It stands still while the timer is overdue by too much, and never goes back:
+    /// nothing is planned for a time that has passed.
+    fn now(&mut self) -> Duration {
+        let overdue = self.armed.and_then(|due| self.zero.elapsed().checked_sub(due + CATCH_UP_MAX));
+        self.zero += overdue.unwrap_or_default();
+        self.zero.elapsed()
+    }
+
     fn wake(&mut self) {
         for flow in self.network.ready() {
             if let Some(waker) = self.wakers.remove(&flow) {

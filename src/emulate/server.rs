@@ -40,8 +40,8 @@ impl Server {
     /// Serves on a free port of 127.0.0.1.
     ///
     /// # Errors
-    /// `Config` when the link is impossible, `NotFound` when there is no such directory, `Io` when the system refuses.
-    pub fn start(site: Site, link: Link, faults: Faults) -> Result<Self> {
+    /// `Config` when the link or a fault is impossible, `NotFound` when there is no such directory, `Io` when the system refuses.
+    pub fn start(site: Site, link: Link, faults: impl Into<Faults>) -> Result<Self> {
         Server::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), site, link, faults)
     }
 
@@ -50,8 +50,10 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::start`].
-    pub fn bind(address: SocketAddr, site: Site, link: Link, faults: Faults) -> Result<Self> {
+    pub fn bind(address: SocketAddr, site: Site, link: Link, faults: impl Into<Faults>) -> Result<Self> {
+        let faults = faults.into();
         link.check()?;
+        faults.check()?;
         let site = site.open()?;
         let failed = |error: io::Error| {
             Error::new(Kind::Io, format!("cannot serve on {address}"))
@@ -59,6 +61,8 @@ impl Server {
                 .source(error)
         };
         let listener = StdListener::bind(address).map_err(failed)?;
+        // The standard library lets 128 clients queue; one beyond is heard a second later, when its system asks again.
+        rustix::net::listen(&listener, CONNECTIONS_MAX as i32).map_err(|errno| failed(errno.into()))?;
         let address = listener.local_addr().map_err(failed)?;
         let (ready, started) = sync_channel(1);
         let thread = std::thread::Builder::new()
@@ -96,8 +100,14 @@ impl Server {
     }
 
     /// Other faults from the next request on. Their counts and the token's time start now.
-    pub fn set_faults(&self, faults: Faults) {
+    ///
+    /// # Errors
+    /// `Config` when a fault is impossible; the old ones stay.
+    pub fn set_faults(&self, faults: impl Into<Faults>) -> Result<()> {
+        let faults = faults.into();
+        faults.check()?;
         *self.shared.script() = Script::new(faults, Instant::now());
+        Ok(())
     }
 
     /// The server goes away: connections are closed, in mid-body too, and new ones are refused for so long.

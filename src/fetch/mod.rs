@@ -11,4 +11,4 @@ mod stream;
 
 pub use reactor::{Completion, Fetch, FetchRead, Source, VersionPin};
 pub use retry::RetryPolicy;
-pub use stream::{heads, list, stream};
+pub use stream::{extents, heads, list, stream};

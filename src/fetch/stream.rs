@@ -9,12 +9,13 @@ use crossbeam_channel::Receiver;
 
 use super::reactor::{Completion, Fetch, FetchRead, Source};
 use super::retry::RetryPolicy;
+use crate::dataset::Extent;
 use crate::error::{Error, Kind, Result};
 use crate::memory::{Landing, Slab};
 use crate::store::{ObjectEntry, ObjectMeta, StoreFuture};
 use crate::telemetry::Telemetry;
 
-/// Bytes of one read, and of one page: a page holds a read.
+/// Most bytes of one read.
 const PIECE_BYTES: usize = 4 << 20;
 /// Reads in flight. In order of need this is the window that a stream may run ahead: 64 MiB.
 const PIECES_IN_FLIGHT: usize = 16;
@@ -30,18 +31,66 @@ pub fn stream(
     sizes: &[u64],
     policy: RetryPolicy,
     telemetry: &Arc<Telemetry>,
+    take: impl FnMut(usize, u64, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let wholes = sizes.iter().take(sources.len()).enumerate();
+    let pieces = wholes.flat_map(|(source, size)| pieces(source, source, 0, *size)).collect();
+    carry(sources, pieces, policy, telemetry, take)
+}
+
+/// Reads extents, several at once: for looking at single samples.
+///
+/// # Errors
+/// The first error of a read.
+pub fn extents(
+    sources: Vec<Source>,
+    extents: &[Extent],
+    policy: RetryPolicy,
+    telemetry: &Arc<Telemetry>,
+) -> Result<Vec<Vec<u8>>> {
+    let mut read = vec![Vec::new(); extents.len()];
+    let wanted = extents.iter().enumerate();
+    let pieces =
+        wanted.flat_map(|(item, extent)| pieces(item, extent.shard as usize, extent.start, extent.len)).collect();
+    carry(sources, pieces, policy, telemetry, |item, _, bytes| {
+        read[item].extend_from_slice(bytes);
+        Ok(())
+    })?;
+    Ok(read)
+}
+
+/// A part of what is read, small enough for one request.
+struct Piece {
+    /// What it is a part of, for the taker.
+    item: usize,
+    source: usize,
+    start: u64,
+    len: usize,
+}
+
+fn pieces(item: usize, source: usize, start: u64, len: u64) -> impl Iterator<Item = Piece> {
+    (0..len).step_by(PIECE_BYTES).map(move |at| Piece {
+        item,
+        source,
+        start: start + at,
+        len: (len - at).min(PIECE_BYTES as u64) as usize,
+    })
+}
+
+/// Reads pieces, a window of them at once, and hands their bytes on in order.
+fn carry(
+    sources: Vec<Source>,
+    pieces: Vec<Piece>,
+    policy: RetryPolicy,
+    telemetry: &Arc<Telemetry>,
     mut take: impl FnMut(usize, u64, &[u8]) -> Result<()>,
 ) -> Result<()> {
-    let pieces: Vec<(usize, u64, usize)> = (0..sizes.len().min(sources.len()))
-        .flat_map(|source| {
-            let step = move |start: u64| (source, start, (sizes[source] - start).min(PIECE_BYTES as u64) as usize);
-            (0..sizes[source]).step_by(PIECE_BYTES).map(step)
-        })
-        .collect();
+    let Some(longest) = pieces.iter().map(|piece| piece.len).max() else { return Ok(()) };
     let alignment = sources.iter().map(|source| source.store.appetite().alignment).max().unwrap_or(1);
-    let page_bytes = (PIECE_BYTES + 2 * alignment).next_power_of_two() / 8;
-    let pages = (PIECE_BYTES + 2 * alignment).div_ceil(page_bytes);
-    let ahead = PIECES_IN_FLIGHT.min(pieces.len().max(1));
+    // An eighth of a read, so that little is left over at its end; no page is smaller than the system's.
+    let page_bytes = ((longest + 2 * alignment).next_power_of_two() / 8).max(4096);
+    let pages = (longest + 2 * alignment).div_ceil(page_bytes);
+    let ahead = PIECES_IN_FLIGHT.min(pieces.len());
     let slab = Slab::new(ahead * pages * page_bytes, page_bytes)?;
     let (done, completions) = crossbeam_channel::bounded(ahead);
     let fetch = Fetch::start(sources, policy, 1, ahead, 0, Arc::clone(telemetry), done)?;
@@ -50,19 +99,20 @@ pub fn stream(
     let mut under_way = VecDeque::with_capacity(ahead);
     while taken < pieces.len() {
         while submitted < pieces.len() && submitted - taken < ahead {
-            let (shard, start, len) = pieces[submitted];
-            let landing = Landing::new(slab.take_within(pages, policy.patience)?, len);
+            let piece = &pieces[submitted];
+            let landing = Landing::new(slab.take_within(pages, policy.patience)?, piece.len);
             under_way.push_back(landing.progress());
-            fetch.submit(FetchRead { id: submitted as u64, shard: shard as u32, start, landing })?;
+            let (id, shard) = (submitted as u64, piece.source as u32);
+            fetch.submit(FetchRead { id, shard, start: piece.start, landing })?;
             submitted += 1;
         }
         let completion = next_completion(&completions, &under_way, policy)?;
         arrived.insert(completion.id, completion.result?);
         while let Some(landed) = arrived.remove(&(taken as u64)) {
-            let (shard, start, len) = pieces[taken];
-            let mut at = start;
-            for slice in landed.slices(0, len) {
-                take(shard, at, slice)?;
+            let piece = &pieces[taken];
+            let mut at = piece.start;
+            for slice in landed.slices(0, piece.len) {
+                take(piece.item, at, slice)?;
                 at += slice.len() as u64;
             }
             taken += 1;

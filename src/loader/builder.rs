@@ -9,7 +9,7 @@ use super::column::Field;
 use super::indexing::{IndexProgress, OnIndexProgress};
 use super::opened::open;
 use super::{Loader, source::Stores};
-use crate::dataset::Dtype;
+use crate::dataset::{Dtype, shown};
 use crate::device::Device;
 use crate::error::{Error, Kind, Result};
 use crate::fetch::RetryPolicy;
@@ -339,16 +339,23 @@ impl LoaderBuilder {
     /// `Config` where options contradict each other, the dataset or host memory, naming both numbers; `NotFound` for shards, fields
     /// and indexes; `Topology` for ranks; `Device` where slots do not fit; and whatever reading the index brings.
     pub fn build(self) -> Result<Loader> {
-        let mut stores = Stores::new(self.requests.unwrap_or(64));
+        let mut stores = Stores::new(self.requests.unwrap_or(256));
         self.stores.iter().for_each(|store| stores.add(Arc::clone(store)));
         open(&self, &mut stores)
+    }
+}
+
+impl LoaderBuilder {
+    /// The shards as they were named, but for secrets.
+    pub(super) fn shown(&self) -> String {
+        self.patterns.iter().map(|pattern| shown(pattern)).collect::<Vec<_>>().join(" ")
     }
 }
 
 impl fmt::Debug for LoaderBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LoaderBuilder")
-            .field("patterns", &self.patterns)
+            .field("shards", &self.shown())
             .field("batch_size", &self.batch_size)
             .finish_non_exhaustive()
     }

@@ -52,9 +52,11 @@ pub(super) fn index_objects(
     telemetry: &Arc<Telemetry>,
     progress: &OnIndexProgress,
 ) -> Result<Index> {
-    if let Some(other) = objects.iter().find(|object| Format::of(&object.url).ok() != Some(Format::Tar)) {
-        return Err(Error::new(Kind::Unsupported, format!("{}: only tar shards have an index", other.url))
-            .advice("record files need none"));
+    for object in objects {
+        if Format::of(&object.url)? != Format::Tar {
+            return Err(Error::new(Kind::Unsupported, format!("{}: only tar shards have an index", object.url))
+                .advice("files of records or tokens need none"));
+        }
     }
     let sources: Vec<_> = objects.iter().map(|object| object.source(None)).collect();
     let sizes: Vec<u64> = heads(&sources, policy)?.iter().map(|meta| meta.size).collect();

@@ -5,12 +5,14 @@
 //! host memory, slots and reads in flight, all fixed when it is built. *Fails* on the batch that cannot be delivered; what was
 //! delivered before stays good. Dropping it at any moment ends the threads and frees the pages.
 
+mod admission;
 mod batch;
 mod builder;
 mod column;
 mod copier;
 mod indexing;
 mod opened;
+mod peek;
 mod pump;
 mod run;
 mod source;
@@ -29,6 +31,7 @@ pub use batch::{Batch, Dense, Ragged};
 pub use builder::{ByteSize, LoaderBuilder, Tokens};
 pub use column::{Column, Field};
 pub use indexing::{IndexProgress, OnIndexProgress, index, index_location};
+pub use peek::Peek;
 
 use crate::dataset::Dataset;
 use crate::error::{Error, Kind, Result};

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use atomic_waker::AtomicWaker;
 use crossbeam_channel::bounded;
 
+use super::admission::Limits;
 use super::builder::{ByteSize, LoaderBuilder};
 use super::column::{ColumnSpec, Field, Kind as ColumnKind};
 use super::indexing::{find_or_make, listed_keys, read_head};
-use super::pump::Limits;
 use super::run::{Parts, lock};
 use super::source::{Format, Object, Stores, shards};
 use super::{Consumer, Loader};
@@ -29,14 +29,16 @@ const CONNECTIONS_MAX: usize = 256;
 /// The default share of a machine's memory, and its bound.
 const HOST_MEMORY_SHARE: u64 = 4;
 const HOST_MEMORY_MAX: ByteSize = ByteSize::gib(4);
-/// Bytes in flight to begin with: four bandwidth-delay products of 8 Gbit/s at 15 ms are 60 MB.
-const IN_FLIGHT_SEED: u64 = 64 << 20;
-/// Reads in flight to begin with: at the cold start, when they are small, this many share the link.
-const REQUESTS_SEED: usize = 64;
+/// Bytes in flight to begin with: four bandwidth-delay products of 4 Gbit/s at 15 ms, or of 2 Gbit/s at 30 ms, are 30 MB. Much more fills
+/// the queues of a slower link, and their losses cost more than the depth brings.
+const IN_FLIGHT_SEED: u64 = 32 << 20;
+/// Reads in flight to begin with: at the cold start, when they are small, this many share the link. Whole blocks fill the bytes
+/// in flight long before there are as many.
+const REQUESTS_SEED: usize = 128;
 /// What a .npy header fits in: NumPy writes less unless a type has thousands of fields.
 const NPY_HEAD_BYTES: u64 = 64 << 10;
-/// Reads of the cold start: small enough that the first batch has one for every connection.
-const COLD_REQUEST_BYTES: u64 = 256 << 10;
+/// Reads of the cold start: what a fresh connection brings in three round trips, 10 + 20 + 40 packets of 1,460 bytes, is 102 KB.
+const COLD_REQUEST_BYTES: u64 = 64 << 10;
 /// Sizes of a page that can be asked for.
 const PAGE_BYTES: RangeInclusive<u64> = 4 << 10..=1 << 30;
 /// More batches ahead than this is a slip: each takes a slot.
@@ -54,7 +56,7 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     let shape = Shape {
         // A read that is cut at whole pages wastes none.
         request_bytes: (appetite.request_bytes as u64).next_multiple_of(page_bytes as u64),
-        cold_request_bytes: COLD_REQUEST_BYTES.max(page_bytes as u64),
+        cold_request_bytes: COLD_REQUEST_BYTES,
         gap_bytes: appetite.gap_bytes as u64,
         page_bytes,
         alignment: appetite.alignment,
@@ -76,7 +78,7 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
         }),
     )?;
     let mut plan = Plan {
-        dataset: options.patterns.join(" "),
+        dataset: options.shown(),
         shards: dataset.shards().len(),
         samples: dataset.samples(),
         remainder: dataset.remainder(),
@@ -151,7 +153,8 @@ fn check_batches(partition: &Partition, samples: u64) -> Result<()> {
     Err(Error::new(Kind::Config, what).advice("lower batch_size, or keep the last batch"))
 }
 
-fn dataset(
+/// The samples of the shards, from their index or their headers.
+pub(super) fn dataset(
     options: &LoaderBuilder,
     objects: &[Object],
     stores: &mut Stores,
@@ -177,7 +180,7 @@ fn dataset(
         }
     };
     if dataset.samples() == 0 {
-        return Err(Error::new(Kind::Config, format!("{}: no sample in it", options.patterns.join(" "))));
+        return Err(Error::new(Kind::Config, format!("{}: no sample in it", options.shown())));
     }
     Ok(dataset)
 }

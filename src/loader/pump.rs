@@ -9,19 +9,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, select};
 
+use super::admission::{Admission, Limits};
 use super::copier::Job;
 use crate::error::{Error, Kind, Result};
 use crate::fetch::{Completion, Fetch, FetchRead};
 use crate::memory::{CopyHold, Landed, Landing, Slab};
 use crate::schedule::{BatchPlan, Read, Schedule, Step};
 use crate::telemetry::{Counter, Telemetry};
-
-/// Bounds on what is in flight.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    pub(super) requests: usize,
-    pub(super) bytes: u64,
-}
 
 /// Batches that are listed ahead of the oldest one not yet passed on: metadata only.
 const BATCHES_LISTED_MAX: usize = 1024;
@@ -45,17 +39,13 @@ pub(super) struct Pump {
 }
 
 /// What the pump keeps track of.
-#[derive(Default)]
 struct Board {
     reads: BTreeMap<u64, Entry>,
     /// Listed, not yet admitted, oldest first.
     listed: VecDeque<u64>,
     items: VecDeque<Item>,
-    /// Bytes of each read in flight.
-    in_flight: HashMap<u64, u64>,
-    in_flight_bytes: u64,
-    /// The run's first batch has been passed on.
-    first_passed: bool,
+    in_flight: HashMap<u64, Read>,
+    admission: Admission,
     exhausted: bool,
 }
 
@@ -94,7 +84,7 @@ enum Held {
 impl Pump {
     /// Until the schedule ends, a failure, or the stop.
     pub(super) fn run(mut self) {
-        let mut board = Board::default();
+        let mut board = Board::new(self.limits);
         if let Err(error) = self.turn_until_done(&mut board) {
             self.pass_on_last(Job::Failed(error));
         }
@@ -141,6 +131,7 @@ impl Pump {
             match self.schedule.advance()? {
                 None => board.exhausted = true,
                 Some(Step::Read(read)) => {
+                    board.admission.listed(&read);
                     board.listed.push_back(read.id);
                     board.reads.insert(read.id, Entry { left: read.uses, read, state: ReadState::Listed });
                 }
@@ -159,7 +150,7 @@ impl Pump {
         while !self.jobs.is_full() && board.front_is_complete()? {
             let job = match board.items.pop_front() {
                 Some(Item::Batch(plan, _)) => {
-                    board.first_passed = true;
+                    board.admission.batch_complete();
                     let reads = board.hold(&plan);
                     Job::Assemble { plan, reads }
                 }
@@ -185,12 +176,8 @@ impl Pump {
                 board.listed.pop_front();
                 continue;
             };
-            let (read, len) = (entry.read, entry.read.extent.len);
-            // What the first batch needs gets the link to itself.
-            let flying = board.in_flight.len();
-            let waits_for_first = !board.first_passed && read.first_batch > 0;
-            let full = flying >= self.limits.requests || board.in_flight_bytes + len > self.limits.bytes;
-            if flying > 0 && (waits_for_first || full) {
+            let read = entry.read;
+            if !board.admission.admits(&read) {
                 return Ok(Held::Link);
             }
             let Some(pages) = self.slab.take(read.pages) else {
@@ -198,7 +185,7 @@ impl Pump {
                 let free = self.slab.usage().free;
                 let returning = free + board.resident_pages() < self.slab.pages();
                 // And a complete batch waits for the consumer alone.
-                if flying > 0 || returning || board.front_is_complete()? {
+                if board.admission.in_flight() > 0 || returning || board.front_is_complete()? {
                     return Ok(Held::Pages);
                 }
                 if let Some(rereads) = board.make_room_for_oldest() {
@@ -212,8 +199,8 @@ impl Pump {
                 return Err(board.too_small(&self.slab));
             };
             board.listed.pop_front();
-            board.start(id, len);
-            let landing = Landing::new(pages, len as usize);
+            board.start(read);
+            let landing = Landing::new(pages, read.extent.len as usize);
             self.fetch.submit(FetchRead { id, shard: read.extent.shard, start: read.extent.start, landing })?;
         }
         Ok(Held::Nothing)
@@ -228,17 +215,30 @@ impl Pump {
 }
 
 impl Board {
-    fn start(&mut self, id: u64, len: u64) {
-        self.in_flight.insert(id, len);
-        self.in_flight_bytes += len;
-        if let Some(entry) = self.reads.get_mut(&id) {
+    fn new(limits: Limits) -> Self {
+        Board {
+            reads: BTreeMap::new(),
+            listed: VecDeque::new(),
+            items: VecDeque::new(),
+            in_flight: HashMap::new(),
+            admission: Admission::new(limits),
+            exhausted: false,
+        }
+    }
+
+    fn start(&mut self, read: Read) {
+        self.in_flight.insert(read.id, read);
+        self.admission.started(&read);
+        if let Some(entry) = self.reads.get_mut(&read.id) {
             entry.state = ReadState::InFlight;
         }
     }
 
     fn land(&mut self, completion: Completion) {
         let Completion { id, result } = completion;
-        self.in_flight_bytes -= self.in_flight.remove(&id).unwrap_or(0);
+        if let Some(read) = self.in_flight.remove(&id) {
+            self.admission.ended(&read);
+        }
         // Without an entry its epoch has ended: dropping the bytes frees their pages.
         if let Some(entry) = self.reads.get_mut(&id) {
             entry.state = match result {

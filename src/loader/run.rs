@@ -7,9 +7,10 @@ use std::time::Duration;
 use atomic_waker::AtomicWaker;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::admission::Limits;
 use super::column::ColumnSpec;
 use super::copier::{Copier, Delivery};
-use super::pump::{Limits, Pump};
+use super::pump::Pump;
 use crate::dataset::Dataset;
 use crate::device::Engine;
 use crate::error::{Error, Kind, Result};

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::dataset::expand;
+use crate::dataset::{expand, shown};
 use crate::error::{Error, Kind, Result};
 use crate::fetch::{Source, VersionPin};
 use crate::store::{FileOptions, FileStore, HttpOptions, HttpStore, Store};
 
-/// An object and how the user would name it.
+/// An object, and how the user would name it but for secrets.
 #[derive(Clone, Debug)]
 pub(super) struct Object {
     pub(super) url: String,
@@ -32,50 +32,49 @@ pub(super) enum Format {
 
 impl Format {
     pub(super) fn of(url: &str) -> Result<Self> {
-        let path = url.split(['?', '#']).next().unwrap_or(url);
-        match Path::new(path).extension().and_then(|extension| extension.to_str()) {
+        let url = shown(url);
+        match Path::new(&*url).extension().and_then(|extension| extension.to_str()) {
             Some("tar") => Ok(Format::Tar),
             Some("npy") => Ok(Format::Npy),
             Some("bin") => Ok(Format::Bin),
             _ => Err(Error::new(Kind::Unsupported, format!("{url}: unknown format"))
-                .advice("shards are .tar (WebDataset), .npy, or .bin with tokens")),
+                .advice("shards are .tar (WebDataset), .npy, or .bin with tokens; the name of a directory ends in /")),
         }
     }
 }
 
-/// Stores opened so far, one per root.
+/// Stores opened so far, by what they were opened with.
 #[derive(Debug, Default)]
 pub(super) struct Stores {
-    opened: Vec<Arc<dyn Store>>,
+    brought: Vec<Arc<dyn Store>>,
+    opened: Vec<(String, Arc<dyn Store>)>,
     connections: usize,
 }
 
 impl Stores {
     pub(super) fn new(connections: usize) -> Self {
-        Stores { opened: Vec::new(), connections }
+        Stores { connections, ..Stores::default() }
     }
 
     /// A store that the caller brought; it serves every URL that begins with its root.
     pub(super) fn add(&mut self, store: Arc<dyn Store>) {
-        self.opened.push(store);
+        self.brought.push(store);
     }
 
     /// The object that `url` names.
     pub(super) fn object(&mut self, url: &str) -> Result<Object> {
         if let Some(store) =
-            self.opened.iter().find(|store| !is_path_root(store.root()) && url.starts_with(store.root()))
+            self.brought.iter().find(|store| !is_path_root(store.root()) && url.starts_with(store.root()))
         {
-            let key = url[store.root().len()..].trim_start_matches('/');
-            return Ok(Object { url: url.to_owned(), key: key.into(), store: Arc::clone(store) });
+            let key = url[store.root().len()..].trim_start_matches('/').into();
+            return Ok(Object { url: shown(url).into_owned(), key, store: Arc::clone(store) });
         }
         match url.split_once("://") {
-            Some(("http", rest)) => {
-                let end = rest.find('/').unwrap_or(rest.len());
-                let (root, key) = url.split_at("http://".len() + end);
+            Some(("http", _)) => {
+                let (root, key) = HttpStore::split(url);
                 let options = HttpOptions { idle_connections: self.connections, ..HttpOptions::default() };
-                let store: Arc<dyn Store> = HttpStore::open(root, options)?;
-                self.add(Arc::clone(&store));
-                Ok(Object { url: url.to_owned(), key: key.trim_start_matches('/').into(), store })
+                let store = self.opened(&root, |root| Ok(HttpStore::open(root, options)?))?;
+                Ok(Object { url: shown(url).into_owned(), key: key.into(), store })
             }
             Some(("file", path)) => self.file(path),
             Some((scheme, _)) => Err(Error::new(Kind::Unsupported, format!("{scheme}:// is not supported yet"))
@@ -84,15 +83,21 @@ impl Stores {
         }
     }
 
+    /// The store that was opened with `root`, or is now.
+    fn opened(&mut self, root: &str, open: impl FnOnce(&str) -> Result<Arc<dyn Store>>) -> Result<Arc<dyn Store>> {
+        if let Some((_, store)) = self.opened.iter().find(|(opened, _)| opened == root) {
+            return Ok(Arc::clone(store));
+        }
+        let store = open(root)?;
+        self.opened.push((root.to_owned(), Arc::clone(&store)));
+        Ok(store)
+    }
+
     fn file(&mut self, path: &str) -> Result<Object> {
-        let found = self.opened.iter().find(|store| is_path_root(store.root())).cloned();
-        let store = match found {
+        let brought = self.brought.iter().find(|store| is_path_root(store.root())).cloned();
+        let store = match brought {
             Some(store) => store,
-            None => {
-                let store: Arc<dyn Store> = FileStore::open(FileOptions::default())?;
-                self.add(Arc::clone(&store));
-                store
-            }
+            None => self.opened("file:", |_| Ok(FileStore::open(FileOptions::default())?))?,
         };
         let absolute = std::path::absolute(path)
             .map_err(|e| Error::new(Kind::Io, format!("{path}: no absolute path")).source(e))?;
@@ -124,12 +129,12 @@ pub(super) fn shards(
                 let known = Format::of(&key).is_ok();
                 if known {
                     let name = key.rsplit('/').next().unwrap_or(&key).to_owned();
-                    let url = format!("{url}{name}");
+                    let url = format!("{}{name}", shown(&url));
                     objects.push(Object { url, store: Arc::clone(&prefix.store), key: key.into() });
                 }
             }
             if objects.len() == before {
-                return Err(Error::new(Kind::NotFound, format!("{url}: no shard there"))
+                return Err(Error::new(Kind::NotFound, format!("{}: no shard there", shown(&url)))
                     .advice("shards are named .tar, .npy or .bin"));
             }
         }

@@ -25,11 +25,10 @@ pub struct Budget {
 impl Budget {
     /// For a rank with `lanes` lanes of `lane_window` samples each that assembles `batch_samples` at a time.
     pub fn new(blocks: &[Block], shape: &Shape, lanes: u32, lane_window: u64, batch_samples: u64) -> Self {
-        // A block is read in pieces of at most one request; each is rounded up to whole pages.
+        // A block is read in requests of equal length; each is rounded up to whole pages.
         let pages = |block: &Block| {
-            let whole = block.extent.len / shape.request_bytes;
-            let rest = block.extent.len % shape.request_bytes;
-            whole as usize * shape.pages(shape.request_bytes) + if rest > 0 { shape.pages(rest) } else { 0 }
+            let requests = block.extent.len.div_ceil(shape.request_bytes).max(1);
+            requests as usize * shape.pages(block.extent.len.div_ceil(requests))
         };
         let mut sizes: Vec<(u32, usize)> = blocks.iter().map(|block| (block.samples.max(1), pages(block))).collect();
         let block_pages = sizes.iter().map(|(_, pages)| *pages).max().unwrap_or(0);

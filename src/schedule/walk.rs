@@ -2,7 +2,7 @@
 //!
 //! At the cold start a window makes the first batches touch many blocks. Reading those whole would put a window's worth
 //! of bytes in front of the second batch, so a block's samples are first read one by one as batches need them, and its
-//! rest follows in the background: after each batch, rests worth half of that batch's bytes. A consumer that needs up to two
+//! rest follows in the background, so much that each batch costs one and a half times its bytes. A consumer that needs up to two
 //! thirds of the link is thus never behind. When no rest is left, blocks are read whole at their first touch.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -13,6 +13,10 @@ use super::cover::Cover;
 use crate::dataset::{Dataset, Extent, FieldId, SampleId};
 use crate::error::{Error, Kind, Result};
 use crate::order::{LaneCursor, Order, Partition};
+
+/// Batches at the start after which no rests are read: the lead that the link wins over the consumer pays for the round trips and
+/// the slow start of the connections.
+const HEAD_START_BATCHES: u64 = 4;
 
 /// What happens next.
 #[derive(Debug)]
@@ -93,6 +97,8 @@ pub struct Schedule {
     next_read: u64,
     sequence: u64,
     cold: bool,
+    /// Batches walked since the start.
+    walked: u64,
     rest_credit: i64,
     steps: VecDeque<Step>,
 }
@@ -150,6 +156,7 @@ impl Schedule {
             next_read: 0,
             sequence: 0,
             cold: true,
+            walked: 0,
             rest_credit: 0,
             steps: VecDeque::new(),
         }
@@ -196,10 +203,11 @@ impl Schedule {
             self.touch(walk, *row, &mut needed)?;
         }
         let cap = if self.cold { self.shape.cold_request_bytes } else { self.shape.request_bytes };
-        let bytes = self.list_reads(walk, &mut needed, cap);
+        let listed = self.list_reads(walk, &mut needed, cap);
         let plan = self.batch_plan(walk, &rows)?;
+        let payload: u64 = plan.pieces.iter().map(|piece| piece.len).sum();
         self.steps.push_back(Step::Batch(plan));
-        self.list_rests(walk, bytes)
+        self.list_rests(walk, payload, listed)
     }
 
     /// The rows of the next batch, in order of their global positions.
@@ -259,12 +267,17 @@ impl Schedule {
         Ok(())
     }
 
-    /// After a batch that needed `bytes`: rests of touched blocks worth half of that.
-    fn list_rests(&mut self, walk: &mut EpochWalk, bytes: u64) -> Result<()> {
+    /// After a batch of `payload` bytes, `listed` of which had to be read for it alone: rests of touched blocks, as many as keep
+    /// what is read at one and a half times what is consumed.
+    fn list_rests(&mut self, walk: &mut EpochWalk, payload: u64, listed: u64) -> Result<()> {
         if !self.cold {
             return Ok(());
         }
-        self.rest_credit += (bytes / 2) as i64;
+        self.walked += 1;
+        if self.walked <= HEAD_START_BATCHES {
+            return Ok(());
+        }
+        self.rest_credit += (payload + payload / 2) as i64 - listed as i64;
         while self.rest_credit > 0 {
             let Some(key) = walk.rests.pop_front() else { break };
             let mut targets = Vec::new();
@@ -295,26 +308,23 @@ impl Schedule {
         self.dataset.blocks()[block as usize].first + u64::from(index)
     }
 
-    /// Lists reads that cover `targets`, neighbours together up to `cap` bytes; returns their bytes.
+    /// Lists reads of at most `cap` bytes that cover `targets`, neighbours together; returns their bytes.
     fn list_reads(&mut self, walk: &mut EpochWalk, targets: &mut Vec<Target>, cap: u64) -> u64 {
         targets.sort_unstable_by_key(|t| (t.lane, t.block, t.extent, t.index, t.field));
         targets.dedup_by_key(|t| (t.lane, t.block, t.index, t.field));
+        let gap = self.shape.gap_bytes;
         let mut bytes = 0;
         let mut rest = &targets[..];
         while let Some(first) = rest.first() {
             let mut end = first.extent.end();
             let run = rest.iter().take_while(|next| {
-                let same = (next.lane, next.block) == (first.lane, first.block);
-                let longer = end.max(next.extent.end());
-                let near = next.extent.start <= end + self.shape.gap_bytes && longer - first.extent.start <= cap;
-                let joins = same && (near || next.extent == first.extent);
+                let joins = (next.lane, next.block) == (first.lane, first.block) && next.extent.start <= end + gap;
                 if joins {
-                    end = longer;
+                    end = end.max(next.extent.end());
                 }
                 joins
             });
-            let count = run.count().max(1);
-            let (run, others) = rest.split_at(count);
+            let (run, others) = rest.split_at(run.count().max(1));
             rest = others;
             bytes += end - first.extent.start;
             self.list_run(walk, run, end, cap);
@@ -322,18 +332,19 @@ impl Schedule {
         bytes
     }
 
-    /// One run of neighbouring targets of a block, in one read, or in several if a single value is longer than `cap`.
+    /// One run of neighbouring targets of a block, in as few reads of about equal length as `cap` allows.
     fn list_run(&mut self, walk: &mut EpochWalk, run: &[Target], end: u64, cap: u64) {
-        let first = run[0];
+        let (first, start) = (run[0], run[0].extent.start);
         let Some(cover) = walk.covers.get_mut(&(first.lane, first.block)) else { return };
-        let mut number = None;
-        let mut start = first.extent.start;
-        while start < end {
-            let to = end.min(start + cap);
-            let added = cover.add_read(self.next_read, start, to);
-            number.get_or_insert(added);
-            let uses = run.iter().filter(|t| t.extent.start < to && t.extent.end() > start).count() as u32;
-            let extent = Extent { shard: first.extent.shard, start, len: to - start };
+        let count = (end - start).div_ceil(cap.max(1));
+        let len = (end - start).div_ceil(count.max(1));
+        let mut first_number = None;
+        for at in (start..end).step_by(len as usize) {
+            let to = end.min(at + len);
+            let number = cover.add_read(self.next_read, at, to);
+            first_number.get_or_insert(number);
+            let uses = run.iter().filter(|target| target.extent.start < to && target.extent.end() > at).count() as u32;
+            let extent = Extent { shard: first.extent.shard, start: at, len: to - at };
             self.steps.push_back(Step::Read(Read {
                 id: self.next_read,
                 extent,
@@ -343,10 +354,10 @@ impl Schedule {
                 first_batch: self.sequence,
             }));
             self.next_read += 1;
-            start = to;
         }
         for target in run {
-            cover.set(target.index, target.field, number.unwrap_or(0));
+            let number = first_number.unwrap_or(0) + ((target.extent.start - start) / len) as u32;
+            cover.set(target.index, target.field, number);
         }
     }
 

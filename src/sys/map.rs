@@ -62,7 +62,7 @@ impl Map {
     }
 
     /// Writes one byte per base page from a few threads: first touch is what makes memory resident.
-    fn touch(&self) {
+    pub(crate) fn touch(&self) {
         const BASE_PAGE_BYTES: usize = 4096;
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
         let span = (self.bytes / threads).next_multiple_of(HUGE_PAGE_BYTES).max(HUGE_PAGE_BYTES);

@@ -1,5 +1,10 @@
-//! Every store, the same suite. A new store needs a function of a few lines here.
+//! Every store, the same suite. A new store needs a test of a few lines here.
 
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+#[allow(unused_imports, reason = "the servers are shared, and this needs one of them")]
+#[path = "../fixture/mod.rs"]
+mod fixture;
 mod suite;
 
 use std::sync::Arc;
@@ -103,4 +108,13 @@ fn throttle_store() {
     let (store, put) = memory();
     let throttle = Throttle { latency: Duration::from_millis(2), bytes_per_second: 500_000_000, requests: 16 };
     suite(ThrottleStore::new(store, throttle), put);
+}
+
+#[test]
+fn http_store() {
+    let server = fixture::FileServer::start();
+    suite(server.store(), |name, bytes| {
+        server.put(name, bytes);
+        name.to_owned()
+    });
 }

@@ -42,10 +42,10 @@ pub(super) struct Identity {
 impl Identity {
     fn of(stat: &Stat) -> Self {
         Identity {
-            device: stat.st_dev as u64,
-            inode: stat.st_ino as u64,
+            device: stat.st_dev,
+            inode: stat.st_ino,
             size: stat.st_size as u64,
-            modified_s: stat.st_mtime as i64,
+            modified_s: stat.st_mtime,
             modified_ns: stat.st_mtime_nsec as i64,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::HttpOptions;
 use super::connection::{Connection, Failure, Method, Request};
@@ -60,6 +60,7 @@ impl Client {
                 return Err(error);
             }
         };
+        let (before, began) = (landing.filled(), Instant::now());
         let copied = connection.receive_body(landing).await.map_err(|cause| {
             let (filled, len) = (landing.filled(), landing.len());
             asked
@@ -67,6 +68,7 @@ impl Client {
                 .source(cause)
                 .transient()
         })?;
+        connection.note_body(landing.filled() - before, began.elapsed() + first_byte);
         if keep_alive && connection.is_spent() {
             self.pool.put(connection);
         }

@@ -14,6 +14,9 @@ use crate::memory::Landing;
 /// What a header usually fits in many times over, and little enough that few body bytes come along and are copied.
 const SCRATCH_BYTES: usize = 4 << 10;
 
+/// From here on a body's time is mostly that of its bytes.
+const LONG_BODY_BYTES: usize = 512 << 10;
+
 const USER_AGENT: &str = concat!("farfeed/", env!("CARGO_PKG_VERSION"));
 
 /// A request, beside where it goes.
@@ -51,6 +54,8 @@ pub(super) struct Connection {
     header: usize,
     /// Whether the exchange was a HEAD, whose answer has no body whatever it says.
     bodiless: bool,
+    /// Bytes per second of its last long body; `None` before there was one.
+    pace: Option<f64>,
     runtime: tokio::runtime::Id,
 }
 
@@ -82,6 +87,7 @@ impl Connection {
             scratch: Vec::with_capacity(SCRATCH_BYTES),
             header: 0,
             bodiless: false,
+            pace: None,
             runtime,
         }
     }
@@ -98,6 +104,18 @@ impl Connection {
         let first_byte = sent.elapsed();
         self.receive_header().await.map_err(|cause| Failure { unanswered: false, cause })?;
         Ok(first_byte)
+    }
+
+    /// Bytes per second of its last long body, from the request on; `None` before there was one.
+    pub(super) fn pace(&self) -> Option<f64> {
+        self.pace
+    }
+
+    /// Notes how long a body took; short ones tell of round trips, not of the connection.
+    pub(super) fn note_body(&mut self, bytes: usize, took: Duration) {
+        if bytes >= LONG_BODY_BYTES {
+            self.pace = Some(bytes as f64 / took.as_secs_f64().max(1e-6));
+        }
     }
 
     /// The response's header, once [`Connection::exchange`] has succeeded.

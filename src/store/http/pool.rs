@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use super::connection::Connection;
 use super::url::Authority;
 
+/// A connection that is slower than the fastest by more than this is not worth keeping.
+const SLOWER_MAX: f64 = 4.0;
+
 /// Connections without a request, the one used last at the back. Never more than `cap`, none older than `age`.
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -27,13 +30,16 @@ impl Pool {
         Pool { idle: Mutex::default(), cap, age }
     }
 
-    /// The connection to `authority` that was used last and still seems open. Last used first: its congestion window is the
-    /// warmest, and those that are not needed grow old.
+    /// An idle connection to `authority` that still seems open: the fastest, and of those without a long body so far the one used
+    /// last, whose congestion window is the warmest. Those that are not needed grow old.
     pub(super) fn take(&self, authority: &Authority) -> Option<Connection> {
         let runtime = tokio::runtime::Handle::current().id();
         let mut idle = self.fresh();
-        while let Some(at) = idle.iter().rposition(|idle| idle.connection.suits(authority, runtime)) {
-            let Some(Idle { connection, .. }) = idle.remove(at) else { break };
+        loop {
+            let suiting = idle.iter().enumerate().filter(|(_, idle)| idle.connection.suits(authority, runtime));
+            let pace = |idle: &Idle| idle.connection.pace().unwrap_or(0.0);
+            let fastest = suiting.max_by(|(_, a), (_, b)| pace(a).total_cmp(&pace(b))).map(|(at, _)| at);
+            let Some(Idle { connection, .. }) = fastest.and_then(|at| idle.remove(at)) else { break };
             if connection.is_quiet() {
                 return Some(connection);
             }
@@ -42,8 +48,15 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request; the oldest one goes when there are too many.
+    ///
+    /// One that is far slower than the fastest is closed instead: a loss early in its life has left it a congestion window that would take
+    /// seconds to grow again, and whoever waits for the oldest read would wait for it. A fresh one doubles its window each round trip.
     pub(super) fn put(&self, connection: Connection) {
         let mut idle = self.fresh();
+        let fastest = idle.iter().filter_map(|idle| idle.connection.pace()).fold(0.0, f64::max);
+        if connection.pace().is_some_and(|pace| pace < fastest / SLOWER_MAX) {
+            return;
+        }
         if idle.len() >= self.cap {
             idle.pop_front();
         }

@@ -85,6 +85,18 @@ impl Root {
     }
 }
 
+/// The root and the key of the object at `url`; see [`super::HttpStore::split`].
+pub(super) fn split(url: &str) -> (String, String) {
+    let url = url.split('#').next().unwrap_or_default();
+    let host = url.find("://").map_or(0, |at| at + 3);
+    let path = url[host..].find(['/', '?']).map_or(url.len(), |at| host + at);
+    let query = url[path..].find('?').map_or(url.len(), |at| path + at);
+    let encoded = &url[path..query];
+    let encoded = encoded.strip_prefix('/').unwrap_or(encoded);
+    let key = String::from_utf8(percent_decoded(encoded)).unwrap_or_else(|_| encoded.to_owned());
+    (format!("{}{}", &url[..path], &url[query..]), key)
+}
+
 impl Target {
     /// Where a redirect from here leads. `Err` says why it cannot be followed, without naming path or query.
     pub(super) fn redirected(&self, location: &str) -> Result<Target, String> {
@@ -224,6 +236,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn an_object_is_found_at_its_own_url() {
+        for (url, root, key, asked) in [
+            ("http://h:81/a/b.tar", "http://h:81", "a/b.tar", "/a/b.tar"),
+            ("http://u:p@h/a%20b.tar?sig=x%2F1&y", "http://u:p@h?sig=x%2F1&y", "a b.tar", "/a%20b.tar?sig=x%2F1&y"),
+            ("http://h//a.tar#part", "http://h", "/a.tar", "//a.tar"),
+            ("http://h?list", "http://h?list", "", "/?list"),
+        ] {
+            assert_eq!(split(url), (root.to_owned(), key.to_owned()));
+            assert_eq!(Root::parse(root).unwrap().target(key).path, asked);
+        }
+    }
 
     #[test]
     fn roots_show_no_secrets() {

@@ -1,0 +1,129 @@
+//! What the picture is drawn on: a small writer of SVG.
+
+use std::fmt::Write;
+
+/// Where a text is held.
+#[derive(Clone, Copy)]
+pub(super) enum Anchor {
+    Start,
+    Middle,
+    End,
+}
+
+/// Left, top, width, height.
+pub(super) type Rect = (f64, f64, f64, f64);
+
+pub(super) struct Sheet {
+    text: String,
+}
+
+/// Colours that stay apart also for the colour-blind, on white and on near-black. No variables: not every viewer knows them.
+const STYLE: &str = "
+text { font-family: system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif; font-size: 12px; fill: #5d6778; }
+.title { font-size: 21px; font-weight: 600; } .label { font-size: 24px; font-weight: 600; } .subtitle { font-size: 13px; }
+.title, .label, .heading { fill: #1c2430; } .lane, .legend, .tick, .scale { font-size: 11px; }
+.ground { fill: #ffffff; } .panel { fill: #f4f6f9; } .grid { stroke: #1c2430; stroke-opacity: .1; }
+.fetch, .area { fill: #3c78c3; } .area { fill-opacity: .28; } .edge { fill: none; stroke: #3c78c3; stroke-width: 1.2; stroke-linejoin: round; }
+.copy { fill: #8a5fc0; } .compute { fill: #1f9d84; } .compute2 { fill: #62c2ae; } .stall { fill: #d6324a; } .first { fill: #aab2bf; }
+@media (prefers-color-scheme: dark) {
+text { fill: #98a2b3; } .title, .label, .heading { fill: #e8ecf2; }
+.ground { fill: #12161d; } .panel { fill: #1a202a; } .grid { stroke: #e8ecf2; }
+.fetch, .area { fill: #6ea3e6; } .edge { stroke: #6ea3e6; }
+.copy { fill: #b394e6; } .compute { fill: #2fb79b; } .compute2 { fill: #1f7f6d; } .stall { fill: #ff5c72; } .first { fill: #566275; }
+}
+";
+
+impl Sheet {
+    pub(super) fn new(width: f64, height: f64, title: &str) -> Self {
+        let mut sheet = Sheet { text: String::new() };
+        let (w, h) = (number(width), number(height));
+        sheet.push(format_args!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{w}\" height=\"{h}\" viewBox=\"0 0 {w} {h}\" role=\"img\">\n<title>{}</title>\n<style>{STYLE}</style>\n",
+            escape(title)
+        ));
+        sheet.rects("ground", &[(0.0, 0.0, width, height)]);
+        sheet
+    }
+
+    pub(super) fn text(&mut self, class: &str, x: f64, y: f64, anchor: Anchor, text: &str) {
+        let anchor = match anchor {
+            Anchor::Start => "",
+            Anchor::Middle => " text-anchor=\"middle\"",
+            Anchor::End => " text-anchor=\"end\"",
+        };
+        let (x, y, text) = (number(x), number(y), escape(text));
+        self.push(format_args!("<text class=\"{class}\" x=\"{x}\" y=\"{y}\"{anchor}>{text}</text>\n"));
+    }
+
+    pub(super) fn line(&mut self, class: &str, x1: f64, y1: f64, x2: f64, y2: f64) {
+        let [x1, y1, x2, y2] = [x1, y1, x2, y2].map(number);
+        self.push(format_args!("<line class=\"{class}\" x1=\"{x1}\" y1=\"{y1}\" x2=\"{x2}\" y2=\"{y2}\"/>\n"));
+    }
+
+    /// All of them as one path: a third of the size of as many elements.
+    pub(super) fn rects(&mut self, class: &str, rects: &[Rect]) {
+        self.faint_rects(class, 1.0, rects);
+    }
+
+    pub(super) fn faint_rects(&mut self, class: &str, opacity: f64, rects: &[Rect]) {
+        if rects.is_empty() {
+            return;
+        }
+        self.push(format_args!("<path class=\"{class}\""));
+        if opacity < 1.0 {
+            self.push(format_args!(" opacity=\"{}\"", number(opacity)));
+        }
+        self.push(format_args!(" d=\""));
+        for rect in rects {
+            let [x, y, w, h] = [rect.0, rect.1, rect.2, rect.3].map(number);
+            self.push(format_args!("M{x} {y}h{w}v{h}h-{w}z"));
+        }
+        self.push(format_args!("\"/>\n"));
+    }
+
+    /// A line through points, and down to `base` where it is an area.
+    pub(super) fn curve(&mut self, class: &str, points: &[(f64, f64)], base: Option<f64>) {
+        let (Some(first), Some(last)) = (points.first(), points.last()) else { return };
+        self.push(format_args!("<path class=\"{class}\" d=\"M{} {}", number(first.0), number(first.1)));
+        for (x, y) in &points[1..] {
+            self.push(format_args!("L{} {}", number(*x), number(*y)));
+        }
+        if let Some(base) = base {
+            let base = number(base);
+            self.push(format_args!("L{} {base}L{} {base}z", number(last.0), number(first.0)));
+        }
+        self.push(format_args!("\"/>\n"));
+    }
+
+    pub(super) fn finish(mut self) -> String {
+        self.text.push_str("</svg>\n");
+        self.text
+    }
+
+    fn push(&mut self, text: std::fmt::Arguments<'_>) {
+        // Writing to a string cannot fail.
+        let _ = self.text.write_fmt(text);
+    }
+}
+
+/// At most two decimals: a hundredth of a pixel.
+fn number(value: f64) -> String {
+    let text = format!("{value:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '&' => escaped.push_str("&amp;"),
+            '"' => escaped.push_str("&quot;"),
+            // XML has no way to write these.
+            c if c.is_control() => escaped.push(' '),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}

@@ -1,0 +1,134 @@
+//! How much may be in flight, from a run's first read to its steady state: pure.
+//!
+//! What is needed first gets the link first. The first batch's reads have it to themselves until three quarters of their bytes are
+//! here; what is asked for then arrives when the rest has. Later reads compete with those of the next batch, so their number grows
+//! slowly: from one batch's bytes, by a tenth with each batch that is complete, to the plan's bound.
+
+use crate::schedule::Read;
+
+/// Bounds on what is in flight.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) requests: usize,
+    pub(super) bytes: u64,
+}
+
+/// Less in flight than this hides no latency worth hiding: 4 × 130 MB/s × 15 ms.
+const BYTES_MIN: u64 = 8 << 20;
+/// What the bound grows by with each batch.
+const GROWTH: f64 = 1.1;
+
+/// Decides whether one more read may start.
+#[derive(Debug)]
+pub(super) struct Admission {
+    limits: Limits,
+    first_bytes: u64,
+    first_left: u64,
+    /// The present bound on bytes in flight.
+    bytes: f64,
+    in_flight: usize,
+    in_flight_bytes: u64,
+}
+
+impl Admission {
+    pub(super) fn new(limits: Limits) -> Self {
+        Admission { limits, first_bytes: 0, first_left: 0, bytes: BYTES_MIN as f64, in_flight: 0, in_flight_bytes: 0 }
+    }
+
+    /// A read was listed for the first time.
+    pub(super) fn listed(&mut self, read: &Read) {
+        if read.first_batch == 0 {
+            self.first_bytes += read.extent.len;
+            self.first_left += read.extent.len;
+            self.bytes = self.bytes.max(self.first_bytes as f64);
+        }
+    }
+
+    /// Whether `read` may start now. With nothing in flight it always may.
+    pub(super) fn admits(&self, read: &Read) -> bool {
+        if self.in_flight == 0 {
+            return true;
+        }
+        if self.in_flight >= self.limits.requests {
+            return false;
+        }
+        let bytes = self.in_flight_bytes + read.extent.len;
+        if read.first_batch == 0 {
+            return bytes <= self.limits.bytes.max(self.first_bytes);
+        }
+        self.first_left * 4 <= self.first_bytes && bytes <= self.limits.bytes.min(self.bytes as u64)
+    }
+
+    /// A read was started.
+    pub(super) fn started(&mut self, read: &Read) {
+        self.in_flight += 1;
+        self.in_flight_bytes += read.extent.len;
+    }
+
+    /// A read that was started has ended, well or not.
+    pub(super) fn ended(&mut self, read: &Read) {
+        self.in_flight -= 1;
+        self.in_flight_bytes -= read.extent.len;
+        if read.first_batch == 0 {
+            self.first_left = self.first_left.saturating_sub(read.extent.len);
+        }
+    }
+
+    /// A batch is complete.
+    pub(super) fn batch_complete(&mut self) {
+        self.bytes = (self.bytes * GROWTH).min(self.limits.bytes as f64);
+    }
+
+    /// Reads in flight.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::Extent;
+
+    fn read(first_batch: u64, len: u64) -> Read {
+        Read { id: 0, extent: Extent { shard: 0, start: 0, len }, pages: 1, uses: 1, epoch: 0, first_batch }
+    }
+
+    fn with_first_batch(reads: usize) -> Admission {
+        let mut admission = Admission::new(Limits { requests: 100, bytes: 64 << 20 });
+        for _ in 0..reads {
+            admission.listed(&read(0, 1 << 20));
+            admission.started(&read(0, 1 << 20));
+        }
+        admission
+    }
+
+    #[test]
+    fn the_first_batch_has_the_link_to_itself() {
+        let mut admission = with_first_batch(8);
+        for left in (3..8).rev() {
+            assert!(!admission.admits(&read(1, 1)) && admission.admits(&read(0, 1)), "{left} left");
+            admission.ended(&read(0, 1 << 20));
+        }
+        admission.ended(&read(0, 1 << 20));
+        assert!(admission.admits(&read(1, 1)));
+    }
+
+    #[test]
+    fn the_bound_grows_from_one_batch_to_the_limit() {
+        let mut admission = with_first_batch(16);
+        (0..16).for_each(|_| admission.ended(&read(0, 1 << 20)));
+        admission.started(&read(1, 1));
+        assert!(admission.admits(&read(1, (16 << 20) - 1)) && !admission.admits(&read(1, 16 << 20)));
+        (0..100).for_each(|_| admission.batch_complete());
+        assert!(admission.admits(&read(1, (64 << 20) - 1)) && !admission.admits(&read(1, 64 << 20)));
+    }
+
+    #[test]
+    fn something_is_always_in_flight() {
+        let mut admission = Admission::new(Limits { requests: 1, bytes: 1 });
+        assert!(admission.admits(&read(7, 1 << 40)));
+        admission.started(&read(7, 1 << 40));
+        assert!(!admission.admits(&read(7, 1)));
+    }
+}
