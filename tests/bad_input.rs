@@ -362,22 +362,22 @@ fn servers_that_misbehave_are_told_apart() {
     ];
     for (effect, kind, word) in cases {
         // While reading samples: the index and the first read of each shard have come.
-        server.set_faults(Mishap::new(effect.clone()).on("train-0001.tar").skip(2).into());
+        server.set_faults(Mishap::new(effect.clone()).on("train-0001.tar").skip(2)).unwrap();
         let ids = fails(options(&pattern).requests(1), kind, &["train-0001.tar", word]);
         assert!(ids.len() >= 16, "{effect:?}: what does not need it is delivered: {ids:?}");
         // While indexing, or reading the index.
         if !matches!(effect, Effect::WrongETag | Effect::Corrupt { .. } | Effect::Status { status: 404, .. }) {
-            server.set_faults(Mishap::new(effect).on("ffindex").into());
+            server.set_faults(Mishap::new(effect).on("ffindex")).unwrap();
             assert!(fails(options(&pattern), kind, &["train.ffindex", word]).is_empty());
         }
     }
     // Damaged once on the way: fetched again.
-    server.set_faults(Mishap::new(Effect::Corrupt { at: 700 }).on("train-0001.tar").nth(2).into());
+    server.set_faults(Mishap::new(Effect::Corrupt { at: 700 }).on("train-0001.tar").nth(2)).unwrap();
     let loader = options(&pattern).field("jpg", Field::bytes()).field("cls", Field::int()).requests(1).build().unwrap();
     assert_eq!(loader.epoch(0).map(|batch| DATASET.check(&batch.unwrap())).count(), 8);
     assert_eq!((server.stats().faults > 0, loader.stats().retries), (true, 1));
     // Something that never ends: patience does.
-    server.set_faults(Mishap::new(Effect::unavailable()).into());
+    server.set_faults(Mishap::new(Effect::unavailable())).unwrap();
     let error = read(options(&pattern)).1.unwrap();
     assert!(error.kind() == Kind::Throttled && error.to_string().contains("train.ffindex"), "{error}");
 }

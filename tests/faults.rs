@@ -85,12 +85,12 @@ fn cut(after: u64, how: Cut) -> Effect {
 #[test]
 fn a_storm_of_503_that_ends() {
     let storm = on_shards(Effect::unavailable()).times(30);
-    let stats = survives(|server| server.set_faults(storm.into()));
+    let stats = survives(|server| server.set_faults(storm).unwrap());
     assert!(stats.retries >= 30, "{stats}");
     // With a time to wait: nobody asks again before.
     let began = Instant::now();
     let busy = on_shards(Effect::Status { status: 429, retry_after: Some(Duration::from_secs(1)) }).times(8);
-    let stats = survives(|server| server.set_faults(busy.into()));
+    let stats = survives(|server| server.set_faults(busy).unwrap());
     assert!(stats.retries >= 8 && began.elapsed() >= Duration::from_secs(1), "{stats}");
 }
 
@@ -104,7 +104,7 @@ fn half_of_the_requests_fail_in_one_way_or_another() {
             .with(on_shards(cut(9999, Cut::Close)).probability(0.2))
             .with(on_shards(Effect::Delay(Duration::from_millis(20))).probability(0.2))
             .seed(seed);
-        let stats = survives(|server| server.set_faults(faults));
+        let stats = survives(|server| server.set_faults(faults).unwrap());
         assert!(stats.retries > 5, "{stats}");
     }
 }
@@ -117,13 +117,13 @@ fn bodies_cut_anywhere_go_on_where_they_were_cut() {
             // Regularly, each at its turn, so that some read is cut several times.
             faults = faults.with(on_shards(cut(after, how)).skip(nth as u64).every(9).times(12));
         }
-        let stats = survives(|server| server.set_faults(faults));
+        let stats = survives(|server| server.set_faults(faults).unwrap());
         assert!(stats.retries >= 8, "{stats}");
         let most = DATASET.bytes() * 2;
         assert!(stats.fetch.bytes < most, "{} bytes were fetched of {}", stats.fetch.bytes, DATASET.bytes());
     }
     // No body is ever whole: not one answer tells the version of all that it should have brought.
-    let stats = survives(|server| server.set_faults(on_shards(cut(20_000, Cut::Close)).into()));
+    let stats = survives(|server| server.set_faults(on_shards(cut(20_000, Cut::Close))).unwrap());
     assert!(stats.retries as usize > DATASET.bytes() as usize / 20_000 / 2, "{stats}");
 }
 
@@ -134,14 +134,14 @@ fn a_stall_in_mid_body_is_cut_off_and_gone_on_from() {
         .with(on_shards(Effect::Stall { after: 20_000, pause }).every(5).times(4))
         .with(on_shards(Effect::Stall { after: 0, pause }).skip(3).every(7).times(2));
     let began = Instant::now();
-    let stats = survives(|server| server.set_faults(faults));
+    let stats = survives(|server| server.set_faults(faults).unwrap());
     assert!(stats.retries >= 4 && began.elapsed() < Duration::from_secs(20), "{stats}");
 }
 
 #[test]
 fn a_slow_drip_is_slow_and_no_more() {
     let drip = on_shards(Effect::Drip { bytes_s: 300_000 }).every(4).times(5);
-    let stats = survives(|server| server.set_faults(drip.into()));
+    let stats = survives(|server| server.set_faults(drip).unwrap());
     assert_eq!(stats.retries, 0, "bytes came all the time: {stats}");
 }
 
@@ -161,15 +161,17 @@ fn a_server_that_is_away_for_two_seconds() {
 fn what_does_not_end_is_given_up_in_time() {
     let ever = Duration::from_secs(3600);
     let cases: [(&str, Kind, &dyn Fn(&Server)); 7] = [
-        ("503", Kind::Throttled, &|server| server.set_faults(on_shards(Effect::unavailable()).into())),
+        ("503", Kind::Throttled, &|server| server.set_faults(on_shards(Effect::unavailable())).unwrap()),
         ("wait an hour", Kind::Throttled, &|server| {
-            server.set_faults(on_shards(Effect::Status { status: 503, retry_after: Some(ever) }).into());
+            server.set_faults(on_shards(Effect::Status { status: 503, retry_after: Some(ever) })).unwrap();
         }),
         ("500", Kind::Io, &|server| {
-            server.set_faults(on_shards(Effect::Status { status: 500, retry_after: None }).into());
+            server.set_faults(on_shards(Effect::Status { status: 500, retry_after: None })).unwrap();
         }),
-        ("reset before the first byte", Kind::Io, &|server| server.set_faults(on_shards(cut(0, Cut::Reset)).into())),
-        ("cut at the same byte for ever", Kind::Io, &|server| server.set_faults(on_shards(cut(0, Cut::Close)).into())),
+        ("reset before the first byte", Kind::Io, &|server| server.set_faults(on_shards(cut(0, Cut::Reset))).unwrap()),
+        ("cut at the same byte for ever", Kind::Io, &|server| {
+            server.set_faults(on_shards(cut(0, Cut::Close))).unwrap()
+        }),
         ("silence", Kind::Stalled, &|server| server.silence_for(ever)),
         ("away", Kind::Io, &|server| server.refuse_for(ever).unwrap()),
     ];
@@ -201,7 +203,7 @@ fn an_outage_that_outlasts_patience_costs_no_batch() {
     let mut failures = 0;
     while ids.len() < DATASET.samples.len() {
         if ids.len() == 48 && failures == 0 {
-            server.set_faults(on_shards(Effect::unavailable()).into());
+            server.set_faults(on_shards(Effect::unavailable())).unwrap();
         }
         let Some(batch) = loader.epoch(0).next() else { panic!("{} samples, {failures} failures", ids.len()) };
         match batch {
@@ -213,7 +215,7 @@ fn an_outage_that_outlasts_patience_costs_no_batch() {
                 assert_eq!(error.kind(), Kind::Throttled, "{error}");
                 failures += 1;
                 assert!(failures < 3, "{error}");
-                server.set_faults(Faults::none());
+                server.set_faults(Faults::none()).unwrap();
             }
         }
     }
@@ -232,14 +234,14 @@ fn trouble_while_the_index_is_read_or_made() {
     let troubles = Faults::none()
         .with(Fault::new(Effect::unavailable()).every(3).times(8))
         .with(Fault::new(cut(700, Cut::Reset)).every(4).times(6));
-    server.set_faults(troubles.clone());
+    server.set_faults(troubles.clone()).unwrap();
     let with_index = options(&server).build().unwrap();
     let site = DATASET.site();
     site.remove(shards::INDEX);
     let bare = Server::start(Site::objects(site), Link::default(), troubles).unwrap();
     let without = options(&bare).build().unwrap();
     assert_eq!(without.dataset().fingerprint(), with_index.dataset().fingerprint());
-    bare.set_faults(Fault::new(cut(0, Cut::Reset)).into());
+    bare.set_faults(Fault::new(cut(0, Cut::Reset))).unwrap();
     let began = Instant::now();
     let error = options(&bare).retry(IMPATIENT).build().unwrap_err();
     assert!(error.kind() == Kind::Io && error.is_transient(), "{error}");

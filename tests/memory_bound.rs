@@ -306,7 +306,9 @@ fn the_budget_counts_what_a_batch_of_fragments_takes() {
         alignment: 1,
     };
     let budget = Budget { window_pages: 10, edge_pages: 6, block_pages: 3, blocks: 4 };
-    assert_eq!(budget.pages_wanted(&shape, 2), 19, "a block in flight is more than two fragments");
-    assert_eq!(budget.pages_wanted(&shape, 100), 116, "each fragment a page");
-    assert_eq!(budget.pages_wanted(&shape, 100_000), 16 + 16 * 16 + 8 + 4, "but no more of them than can lie apart");
+    let wanted = |values, value_bytes| budget.pages_wanted(&shape, values, value_bytes);
+    assert_eq!(wanted(2, 5000), 16 + 3, "a block in flight is more than two fragments");
+    assert_eq!(wanted(100, 5000), 16 + 100, "each fragment a page");
+    assert_eq!(wanted(4, 512 << 10), 16 + 4 + 2, "long values come in several reads");
+    assert_eq!(wanted(100_000, 5000), 16 + 16 * 16 + 4, "but no more of them than can lie apart");
 }
