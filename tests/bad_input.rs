@@ -115,7 +115,7 @@ fn tar_files_that_are_broken_are_found_out_while_indexing() {
     header.set_cksum();
     lying[..512].copy_from_slice(header.as_bytes());
     fails(one(key, lying), Kind::Corrupt, &["memory:broken.tar", "a.jpg", "1099511627776"]);
-    fails(one(key, vec![0x1f_u8, 0x8b, 8, 0].repeat(300)), Kind::Unsupported, &["gzip"]);
+    fails(one(key, [0x1f_u8, 0x8b, 8, 0].repeat(300)), Kind::Unsupported, &["gzip"]);
     fails(one(key, shards::noise(1, 5000)), Kind::Corrupt, &["memory:broken.tar", "no tar archive"]);
     fails(one(key, vec![0; 1024]), Kind::Config, &["no sample in 1 shards"]);
     fails(one(key, tar_of(&[("a.jpg", b"1"), ("a.jpg", b"2")])), Kind::Corrupt, &["sample 'a'", "'jpg' a second time"]);

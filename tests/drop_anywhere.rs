@@ -1,6 +1,4 @@
 //! Dropped at any moment, a loader gives every page back and ends every thread, at once.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on")]
-
 #[path = "fixture/leftovers.rs"]
 mod leftovers;
 #[path = "fixture/shards.rs"]

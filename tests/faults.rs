@@ -22,6 +22,7 @@ use shards::WebDataset;
 /// 4 MB in 160 samples.
 static DATASET: LazyLock<WebDataset> = LazyLock::new(|| shards::webdataset(4, 40, 25_000));
 const AT_ONCE: Duration = Duration::from_secs(2);
+const EVER: Duration = Duration::from_secs(3600);
 /// What a busy machine may add to a deadline.
 const LATE: Duration = Duration::from_secs(3);
 
@@ -129,7 +130,7 @@ fn bodies_cut_anywhere_go_on_where_they_were_cut() {
 
 #[test]
 fn a_stall_in_mid_body_is_cut_off_and_gone_on_from() {
-    let pause = Duration::from_secs(3600);
+    let pause = EVER;
     let faults = Faults::none()
         .with(on_shards(Effect::Stall { after: 20_000, pause }).every(5).times(4))
         .with(on_shards(Effect::Stall { after: 0, pause }).skip(3).every(7).times(2));
@@ -156,14 +157,16 @@ fn a_server_that_is_away_for_two_seconds() {
     assert!(stats.retries > 0, "{stats}");
 }
 
+/// What happens to a server.
+type Trouble = &'static dyn Fn(&Server);
+
 /// What cannot be survived: the kind, within patience and the idle time of the last try.
 #[test]
 fn what_does_not_end_is_given_up_in_time() {
-    let ever = Duration::from_secs(3600);
-    let cases: [(&str, Kind, &dyn Fn(&Server)); 7] = [
+    let cases: [(&str, Kind, Trouble); 7] = [
         ("503", Kind::Throttled, &|server| server.set_faults(on_shards(Effect::unavailable())).unwrap()),
         ("wait an hour", Kind::Throttled, &|server| {
-            server.set_faults(on_shards(Effect::Status { status: 503, retry_after: Some(ever) })).unwrap();
+            server.set_faults(on_shards(Effect::Status { status: 503, retry_after: Some(EVER) })).unwrap();
         }),
         ("500", Kind::Io, &|server| {
             server.set_faults(on_shards(Effect::Status { status: 500, retry_after: None })).unwrap();
@@ -172,8 +175,8 @@ fn what_does_not_end_is_given_up_in_time() {
         ("cut at the same byte for ever", Kind::Io, &|server| {
             server.set_faults(on_shards(cut(0, Cut::Close))).unwrap()
         }),
-        ("silence", Kind::Stalled, &|server| server.silence_for(ever)),
-        ("away", Kind::Io, &|server| server.refuse_for(ever).unwrap()),
+        ("silence", Kind::Stalled, &|server| server.silence_for(EVER)),
+        ("away", Kind::Io, &|server| server.refuse_for(EVER).unwrap()),
     ];
     for (name, kind, begin) in cases {
         let before = Before::look();
@@ -191,6 +194,34 @@ fn what_does_not_end_is_given_up_in_time() {
         drop((loader, server));
         before.check_after(&slab, AT_ONCE);
     }
+}
+
+/// Whoever waits for a batch is told in time, even where requests are allowed to take longer; and may go on waiting.
+#[test]
+fn a_consumer_out_of_patience_is_told_what_is_under_way() {
+    let before = Before::look();
+    let server = server();
+    let slow = RetryPolicy { idle: Duration::from_secs(10), ..PATIENT };
+    let loader = options(&server).retry(slow).patience(Duration::from_millis(200)).build().unwrap();
+    server.silence_for(Duration::from_millis(900));
+    let error = loader.epoch(0).next().unwrap().unwrap_err();
+    assert_eq!(error.kind(), Kind::Stalled);
+    let text = error.to_string();
+    assert!(text.contains("no batch for") && text.contains("requests are under way"), "{text}");
+    let began = Instant::now();
+    let batch = loop {
+        match loader.epoch(0).next().unwrap() {
+            Ok(batch) => break batch,
+            Err(error) => {
+                assert!(error.kind() == Kind::Stalled && began.elapsed() < Duration::from_secs(15), "{error}")
+            }
+        }
+    };
+    DATASET.check(&batch);
+    assert_eq!((batch.index(), loader.stats().retries), (0, 0));
+    let slab = loader.slab().clone();
+    drop((batch, loader, server));
+    before.check_after(&slab, AT_ONCE);
 }
 
 /// After an error the loader goes on where it stood, once the trouble is over: no batch is lost, none comes twice.
