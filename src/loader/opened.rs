@@ -34,11 +34,11 @@ const HOST_MEMORY_MAX: ByteSize = ByteSize::gib(4);
 const IN_FLIGHT_SEED: u64 = 32 << 20;
 /// Reads in flight to begin with: at the cold start, when they are small, this many share the link. Whole blocks fill the bytes
 /// in flight long before there are as many.
-const REQUESTS_SEED: usize = 128;
+const REQUESTS_SEED: usize = 192;
 /// What a .npy header fits in: NumPy writes less unless a type has thousands of fields.
 const NPY_HEAD_BYTES: u64 = 64 << 10;
-/// Reads of the cold start: what a fresh connection brings in three round trips, 10 + 20 + 40 packets of 1,460 bytes, is 102 KB.
-const COLD_REQUEST_BYTES: u64 = 64 << 10;
+/// Reads of the cold start: what a fresh connection brings in two flights, 10 + 20 packets of 1,460 bytes.
+const COLD_REQUEST_BYTES: u64 = 30 * 1460;
 /// Sizes of a page that can be asked for.
 const PAGE_BYTES: RangeInclusive<u64> = 4 << 10..=1 << 30;
 /// More batches ahead than this is a slip: each takes a slot.

@@ -34,6 +34,11 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// Longest read of a block that batches already wait for: shorter, since the oldest of them waits for the slowest connection.
+    pub fn incomplete_request_bytes(&self) -> u64 {
+        (self.request_bytes / 4).max(self.cold_request_bytes)
+    }
+
     /// Pages that a read of `len` bytes takes.
     pub fn pages(&self, len: u64) -> usize {
         let widening = if self.alignment > 1 { 2 * self.alignment as u64 } else { 0 };

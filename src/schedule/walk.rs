@@ -1,9 +1,11 @@
 //! The walk along the order: batch after batch, the reads it needs first.
 //!
-//! At the cold start a window makes the first batches touch many blocks. Reading those whole would put a window's worth
-//! of bytes in front of the second batch, so a block's samples are first read one by one as batches need them, and its
-//! rest follows in the background, so much that each batch costs one and a half times its bytes. A consumer that needs up to two
-//! thirds of the link is thus never behind. When no rest is left, blocks are read whole at their first touch.
+//! A window makes the first batches touch many blocks, and the next ones some more at once. Reading those whole would put a
+//! window's worth of bytes in front of the second batch. So at the start reading ahead has an allowance: with each batch that is
+//! consumed it grows by a quarter of the batch's bytes more than the batch itself costs. A block is read whole at its first touch if the
+//! allowance covers it; else its samples are read one by one as batches need them, and its rest follows, oldest block first, as the
+//! allowance comes in. A link that carries the demand and a quarter more is thus never behind. The cold start is over when no rest is
+//! left and the allowance has grown to four batches: from then on blocks are read whole, and the lead that was won hides their unevenness.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -14,9 +16,11 @@ use crate::dataset::{Dataset, Extent, FieldId, SampleId};
 use crate::error::{Error, Kind, Result};
 use crate::order::{LaneCursor, Order, Partition};
 
-/// Batches at the start after which no rests are read: the lead that the link wins over the consumer pays for the round trips and
-/// the slow start of the connections.
+/// Batches at the start that allow nothing to be read ahead: the lead that the link wins over the consumer pays for the round trips
+/// and the slow start of the connections.
 const HEAD_START_BATCHES: u64 = 4;
+/// The most that is read per byte consumed during the cold start.
+const ALLOWANCE_PER_BYTE: f64 = 1.25;
 
 /// What happens next.
 #[derive(Debug)]
@@ -97,9 +101,9 @@ pub struct Schedule {
     next_read: u64,
     sequence: u64,
     cold: bool,
-    /// Batches walked since the start.
-    walked: u64,
-    rest_credit: i64,
+    /// Bytes that may be read ahead of need during the cold start; below zero after a batch that cost more than it allows.
+    allowance: i64,
+    largest_block: u64,
     steps: VecDeque<Step>,
 }
 
@@ -143,6 +147,7 @@ impl Schedule {
         (epoch, batch): (u64, u64),
         epochs_end: u64,
     ) -> Self {
+        let largest_block = dataset.blocks().iter().map(|block| block.extent.len).max().unwrap_or(0);
         Schedule {
             dataset,
             order,
@@ -156,8 +161,8 @@ impl Schedule {
             next_read: 0,
             sequence: 0,
             cold: true,
-            walked: 0,
-            rest_credit: 0,
+            allowance: 0,
+            largest_block,
             steps: VecDeque::new(),
         }
     }
@@ -198,16 +203,23 @@ impl Schedule {
 
     fn walk_batch(&mut self, walk: &mut EpochWalk) -> Result<()> {
         let rows = self.next_rows(walk)?;
-        let mut needed = Vec::new();
+        let (mut needed, mut whole) = (Vec::new(), Vec::new());
         for row in &rows {
-            self.touch(walk, *row, &mut needed)?;
+            self.touch(walk, *row, &mut needed, &mut whole)?;
         }
-        let cap = if self.cold { self.shape.cold_request_bytes } else { self.shape.request_bytes };
-        let listed = self.list_reads(walk, &mut needed, cap);
+        let head_start = self.sequence < HEAD_START_BATCHES;
+        let cap = if head_start { self.shape.cold_request_bytes } else { self.shape.incomplete_request_bytes() };
+        let listed =
+            self.list_reads(walk, &mut needed, cap) + self.list_reads(walk, &mut whole, self.shape.request_bytes);
         let plan = self.batch_plan(walk, &rows)?;
         let payload: u64 = plan.pieces.iter().map(|piece| piece.len).sum();
         self.steps.push_back(Step::Batch(plan));
-        self.list_rests(walk, payload, listed)
+        if self.cold && !head_start {
+            self.allowance += (payload as f64 * ALLOWANCE_PER_BYTE) as i64 - listed as i64;
+            self.list_rests(walk)?;
+            self.cold = !walk.rests.is_empty() || self.allowance < 4 * payload.max(self.largest_block) as i64;
+        }
+        Ok(())
     }
 
     /// The rows of the next batch, in order of their global positions.
@@ -234,18 +246,20 @@ impl Schedule {
         Ok(rows)
     }
 
-    /// Notes what must be read for a row: in the steady state its whole block, at the cold start itself alone.
-    fn touch(&mut self, walk: &mut EpochWalk, row: Row, needed: &mut Vec<Target>) -> Result<()> {
+    /// Notes what must be read for a row: its whole block if the allowance covers that, else itself alone.
+    fn touch(&self, walk: &mut EpochWalk, row: Row, needed: &mut Vec<Target>, whole: &mut Vec<Target>) -> Result<()> {
         let key = (row.lane, row.block);
         let fields = self.fields.len();
         if !walk.covers.contains_key(&key) {
             let cursor = &walk.cursors[row.lane];
             let cover = Cover::new(cursor.block_span(row.block), fields, cursor.pending_at_start(row.block));
             walk.covers.insert(key, cover);
-            if self.cold {
-                walk.rests.push_back(key);
+            let planned: u64 = whole.iter().map(|target| target.extent.len).sum();
+            let block = self.dataset.blocks()[row.block as usize].extent.len;
+            if !self.cold || (planned + block) as i64 <= self.allowance {
+                self.want_rest(walk, key, whole)?;
             } else {
-                self.want_rest(walk, key, needed)?;
+                walk.rests.push_back(key);
             }
         }
         if !walk.covers[&key].is_whole() {
@@ -267,24 +281,15 @@ impl Schedule {
         Ok(())
     }
 
-    /// After a batch of `payload` bytes, `listed` of which had to be read for it alone: rests of touched blocks, as many as keep
-    /// what is read at one and a half times what is consumed.
-    fn list_rests(&mut self, walk: &mut EpochWalk, payload: u64, listed: u64) -> Result<()> {
-        if !self.cold {
-            return Ok(());
-        }
-        self.walked += 1;
-        if self.walked <= HEAD_START_BATCHES {
-            return Ok(());
-        }
-        self.rest_credit += (payload + payload / 2) as i64 - listed as i64;
-        while self.rest_credit > 0 {
+    /// Rests of blocks that were touched and are incomplete, as far as the allowance goes.
+    fn list_rests(&mut self, walk: &mut EpochWalk) -> Result<()> {
+        while self.allowance > 0 {
             let Some(key) = walk.rests.pop_front() else { break };
             let mut targets = Vec::new();
             self.want_rest(walk, key, &mut targets)?;
-            self.rest_credit -= self.list_reads(walk, &mut targets, self.shape.request_bytes) as i64;
+            let cap = self.shape.incomplete_request_bytes();
+            self.allowance -= self.list_reads(walk, &mut targets, cap) as i64;
         }
-        self.cold = !walk.rests.is_empty();
         Ok(())
     }
 
