@@ -115,7 +115,7 @@ fn tar_files_that_are_broken_are_found_out_while_indexing() {
     header.set_cksum();
     lying[..512].copy_from_slice(header.as_bytes());
     fails(one(key, lying), Kind::Corrupt, &["memory:broken.tar", "a.jpg", "1099511627776"]);
-    fails(one(key, vec![0x1f_u8, 0x8b, 8, 0].repeat(300)), Kind::Unsupported, &["gzip"]);
+    fails(one(key, [0x1f_u8, 0x8b, 8, 0].repeat(300)), Kind::Unsupported, &["gzip"]);
     fails(one(key, shards::noise(1, 5000)), Kind::Corrupt, &["memory:broken.tar", "no tar archive"]);
     fails(one(key, vec![0; 1024]), Kind::Config, &["no sample in 1 shards"]);
     fails(one(key, tar_of(&[("a.jpg", b"1"), ("a.jpg", b"2")])), Kind::Corrupt, &["sample 'a'", "'jpg' a second time"]);
@@ -362,22 +362,22 @@ fn servers_that_misbehave_are_told_apart() {
     ];
     for (effect, kind, word) in cases {
         // While reading samples: the index and the first read of each shard have come.
-        server.set_faults(Mishap::new(effect.clone()).on("train-0001.tar").skip(2).into());
+        server.set_faults(Mishap::new(effect.clone()).on("train-0001.tar").skip(2)).unwrap();
         let ids = fails(options(&pattern).requests(1), kind, &["train-0001.tar", word]);
         assert!(ids.len() >= 16, "{effect:?}: what does not need it is delivered: {ids:?}");
         // While indexing, or reading the index.
         if !matches!(effect, Effect::WrongETag | Effect::Corrupt { .. } | Effect::Status { status: 404, .. }) {
-            server.set_faults(Mishap::new(effect).on("ffindex").into());
+            server.set_faults(Mishap::new(effect).on("ffindex")).unwrap();
             assert!(fails(options(&pattern), kind, &["train.ffindex", word]).is_empty());
         }
     }
     // Damaged once on the way: fetched again.
-    server.set_faults(Mishap::new(Effect::Corrupt { at: 700 }).on("train-0001.tar").nth(2).into());
+    server.set_faults(Mishap::new(Effect::Corrupt { at: 700 }).on("train-0001.tar").nth(2)).unwrap();
     let loader = options(&pattern).field("jpg", Field::bytes()).field("cls", Field::int()).requests(1).build().unwrap();
     assert_eq!(loader.epoch(0).map(|batch| DATASET.check(&batch.unwrap())).count(), 8);
     assert_eq!((server.stats().faults > 0, loader.stats().retries), (true, 1));
     // Something that never ends: patience does.
-    server.set_faults(Mishap::new(Effect::unavailable()).into());
+    server.set_faults(Mishap::new(Effect::unavailable())).unwrap();
     let error = read(options(&pattern)).1.unwrap();
     assert!(error.kind() == Kind::Throttled && error.to_string().contains("train.ffindex"), "{error}");
 }

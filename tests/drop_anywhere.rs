@@ -1,6 +1,4 @@
 //! Dropped at any moment, a loader gives every page back and ends every thread, at once.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on")]
-
 #[path = "fixture/leftovers.rs"]
 mod leftovers;
 #[path = "fixture/shards.rs"]
@@ -130,7 +128,7 @@ fn while_the_server_is_silent_refuses_or_is_dead() {
         match (trouble, &server) {
             (0, Some(server)) => server.silence_for(Duration::from_secs(60)),
             (1, Some(server)) => server.refuse_for(Duration::from_secs(60)).unwrap(),
-            (2, Some(server)) => server.set_faults(Refusal::new(Effect::unavailable()).into()),
+            (2, Some(server)) => server.set_faults(Refusal::new(Effect::unavailable())).unwrap(),
             _ => drop(server.take()),
         }
         // Far enough to need what does not come.

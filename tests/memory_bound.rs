@@ -9,9 +9,12 @@ use std::time::{Duration, Instant};
 
 use farfeed::dataset::Dtype;
 use farfeed::loader::LoaderBuilder;
+use farfeed::memory::Landing;
 use farfeed::order::Shuffle;
 use farfeed::schedule::{Budget, Shape};
-use farfeed::store::{MemoryStore, Store, Throttle, ThrottleStore};
+use farfeed::store::{
+    Appetite, Arrival, MemoryStore, ObjectMeta, ReadRequest, Store, StoreFuture, Throttle, ThrottleStore,
+};
 use farfeed::{ByteSize, Error, Field, Kind, Loader, Tokens};
 use proptest::prelude::*;
 use shards::WebDataset;
@@ -29,6 +32,35 @@ fn builder(dataset: &WebDataset, store: Arc<dyn Store>) -> LoaderBuilder {
 
 fn both_fields(dataset: &WebDataset) -> LoaderBuilder {
     builder(dataset, dataset.memory()).field("jpg", Field::bytes())
+}
+
+/// Wants to be asked in its own way.
+#[derive(Debug)]
+struct Picky {
+    inner: Arc<dyn Store>,
+    appetite: Appetite,
+}
+
+impl Store for Picky {
+    fn root(&self) -> &str {
+        self.inner.root()
+    }
+
+    fn appetite(&self) -> Appetite {
+        self.appetite
+    }
+
+    fn head<'a>(&'a self, key: &'a str) -> StoreFuture<'a, ObjectMeta> {
+        self.inner.head(key)
+    }
+
+    fn read<'a>(&'a self, request: &'a ReadRequest, landing: &'a mut Landing) -> StoreFuture<'a, Arrival> {
+        self.inner.read(request, landing)
+    }
+
+    fn per_reactor(self: Arc<Self>) -> Arc<dyn Store> {
+        self
+    }
 }
 
 /// Reads some batches, checking bytes, and that no more memory was ever taken than there is; gives the loader's own counts.
@@ -84,7 +116,7 @@ fn least_pages(builder: &LoaderBuilder, page_bytes: u64) -> u64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 30, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 30, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever is accepted completes: the least memory too, where the cold start's fragments and the window do not fit at once.
     #[test]
@@ -97,11 +129,16 @@ proptest! {
         block_bytes in prop::sample::select(vec![1u64, 10_000, 50_000, 1 << 20]),
         lanes in prop::sample::select(vec![1u32, 2, 6]),
         labels_only in any::<bool>(),
+        request_bytes in prop::sample::select(vec![5000usize, 70_000, 2 << 20]),
+        gap_bytes in prop::sample::select(vec![0usize, 4096, 65_536]),
+        alignment in prop::sample::select(vec![1usize, 512]),
         spare in 0u64..20,
         seed in any::<u64>(),
     ) {
         let dataset = shards::webdataset(2, samples, mean_bytes);
-        let options = if labels_only { builder(&dataset, dataset.memory()) } else { both_fields(&dataset) };
+        let appetite = Appetite { request_bytes, requests: 4, gap_bytes, alignment };
+        let options = builder(&dataset, Arc::new(Picky { inner: dataset.memory(), appetite }));
+        let options = if labels_only { options } else { options.field("jpg", Field::bytes()) };
         let options = options
             .batch_size(batch)
             .shuffle(if window == 0 { Shuffle::none() } else { Shuffle::window(window).seed(seed) })
@@ -306,7 +343,9 @@ fn the_budget_counts_what_a_batch_of_fragments_takes() {
         alignment: 1,
     };
     let budget = Budget { window_pages: 10, edge_pages: 6, block_pages: 3, blocks: 4 };
-    assert_eq!(budget.pages_wanted(&shape, 2), 19, "a block in flight is more than two fragments");
-    assert_eq!(budget.pages_wanted(&shape, 100), 116, "each fragment a page");
-    assert_eq!(budget.pages_wanted(&shape, 100_000), 16 + 16 * 16 + 8 + 4, "but no more of them than can lie apart");
+    let wanted = |values, value_bytes| budget.pages_wanted(&shape, values, value_bytes);
+    assert_eq!(wanted(2, 5000), 16 + 3, "a block in flight is more than two fragments");
+    assert_eq!(wanted(100, 5000), 16 + 100, "each fragment a page");
+    assert_eq!(wanted(4, 512 << 10), 16 + 4 + 2, "long values come in several reads");
+    assert_eq!(wanted(100_000, 5000), 16 + 16 * 16 + 4, "but no more of them than can lie apart");
 }

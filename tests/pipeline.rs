@@ -1,7 +1,5 @@
 //! Shards go in, batches come out: the right bytes in the right order, from every kind of dataset.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on")]
-
 use farfeed::dataset::Dtype;
 use farfeed::order::Shuffle;
 use farfeed::store::MemoryStore;

@@ -249,15 +249,20 @@ impl Shared {
             self.sources.get(shard as usize).ok_or_else(|| Error::new(Kind::Io, format!("no shard {shard}")))?;
         let mut request = ReadRequest { key: Arc::clone(&source.key), start, size: source.size, version: None };
         let (mut last_progress, mut furthest, mut attempt) = (Instant::now(), landing.filled(), 0);
+        let mut broke_off_unsettled = false;
         loop {
+            let settled = source.version.is_settled();
             request.version = source.version.known();
-            let (before, asked) = (landing.filled(), Instant::now());
-            self.telemetry.count(Counter::Requests, 1);
-            let outcome = self.attempt(source, &request, landing).await;
-            let received = (landing.filled() - before) as u64;
-            self.account(&outcome, received, asked.elapsed());
-            let error = match outcome {
-                Ok(arrival) => return check_version(source, &request, arrival),
+            // Bytes of an answer that broke off before any version was known are of nobody knows which, and the rest may come from
+            // another. One byte tells the version; what follows is held to it, and can be gone on from.
+            if broke_off_unsettled {
+                landing.restart();
+            }
+            let bytes = if broke_off_unsettled && !settled { 1 } else { usize::MAX };
+            broke_off_unsettled = false;
+            let error = match self.request(source, &request, landing, bytes).await {
+                Ok(()) if landing.remaining() == 0 => return Ok(()),
+                Ok(()) => continue,
                 Err(error) => error,
             };
             if !error.is_transient() {
@@ -266,18 +271,24 @@ impl Shared {
             if landing.filled() > furthest {
                 (last_progress, furthest, attempt) = (Instant::now(), landing.filled(), 0);
             }
-            if request.version.is_none() && !source.version.is_settled() {
-                // Nobody knows yet which version these bytes are of, and the rest may come from another.
-                landing.restart();
-            }
+            broke_off_unsettled = !settled;
             let at = start + landing.filled() as u64;
-            self.policy
-                .rest(error, attempt, last_progress)
-                .await
-                .map_err(|e| e.within(format!("gave up on bytes {at}..")))?;
+            let rest = self.policy.rest(error, attempt, last_progress).await;
+            rest.map_err(|error| error.within(format!("gave up on bytes {at}..")))?;
             self.telemetry.count(Counter::Retries, 1);
             attempt += 1;
         }
+    }
+
+    /// Asks once, for at most `bytes` more.
+    async fn request(&self, source: &Source, request: &ReadRequest, landing: &mut Landing, bytes: usize) -> Result<()> {
+        let (before, asked) = (landing.filled(), Instant::now());
+        self.telemetry.count(Counter::Requests, 1);
+        let mut part = landing.shorten(bytes);
+        let outcome = self.attempt(source, request, &mut part).await;
+        landing.rejoin(part);
+        self.account(&outcome, (landing.filled() - before) as u64, asked.elapsed());
+        check_version(source, request, outcome?)
     }
 
     fn account(&self, outcome: &Result<Arrival>, received: u64, busy: Duration) {

@@ -56,14 +56,15 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     let shape = Shape {
         // A read that is cut at whole pages wastes none.
         request_bytes: (appetite.request_bytes as u64).next_multiple_of(page_bytes as u64),
-        cold_request_bytes: COLD_REQUEST_BYTES,
+        // Short, but neither so short that pages stay mostly empty, nor shorter than what is read over.
+        cold_request_bytes: COLD_REQUEST_BYTES.max(page_bytes as u64 / 2).max(appetite.gap_bytes as u64),
         gap_bytes: appetite.gap_bytes as u64,
         page_bytes,
         alignment: appetite.alignment,
     };
     let host_memory = host_memory(options);
     let pages = usize::try_from(host_memory.as_bytes() / page_bytes as u64).unwrap_or(usize::MAX).max(1);
-    let (order, budget) = order_that_fits(options, &dataset, &partition, &shape, columns.len() as u64, pages)?;
+    let (order, budget) = order_that_fits(options, &dataset, &partition, &shape, &columns, pages)?;
     let limits = limits(options, &appetite, &shape, &budget, pages);
     let (slots, slot_bytes) = slots(options, &dataset, &columns)?;
     let slab = Slab::new(pages * page_bytes, page_bytes)?;
@@ -316,19 +317,22 @@ fn order_that_fits(
     dataset: &Dataset,
     partition: &Partition,
     shape: &Shape,
-    fields: u64,
+    columns: &[ColumnSpec],
     pages: usize,
 ) -> Result<(Order, Budget)> {
     let block_samples: Arc<[u32]> = dataset.blocks().iter().map(|block| block.samples).collect();
     let lanes = options.lanes.or(options.state.map(|state| state.lanes));
     let mut shuffle = options.shuffle;
+    let rows = u64::from(partition.batch_size()).min(dataset.samples());
+    let row_bytes: u64 = columns.iter().map(|column| dataset.fields()[column.field].bytes_max).sum();
+    let (values, value_bytes) = (rows * columns.len() as u64, rows.saturating_mul(row_bytes));
     loop {
         let order = Order::new(Arc::clone(&block_samples), shuffle, options.world_size, lanes)?;
         let own_lanes = order.lanes() / options.world_size;
         // One batch being complete and one being copied, beside the window.
         let batches = 2 * u64::from(partition.batch_size());
         let budget = Budget::new(dataset.blocks(), shape, own_lanes, order.lane_window(), batches);
-        let wanted = budget.pages_wanted(shape, u64::from(partition.batch_size()).min(order.samples()) * fields);
+        let wanted = budget.pages_wanted(shape, values, value_bytes);
         if wanted <= pages {
             return Ok((order, budget));
         }

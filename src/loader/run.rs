@@ -75,7 +75,11 @@ impl Parts {
                 stats.requests, stats.retries, usage.free, usage.filling, usage.ready, usage.copying
             ),
         )
-        .advice("this is a bug or a dead device; report it with these numbers")
+        .advice(if usage.filling > 0 {
+            "requests are under way: the store hangs, or the link is too slow for a batch in this time; `farfeed doctor` tells which"
+        } else {
+            "this is a bug or a dead device; report it with these numbers"
+        })
     }
 }
 

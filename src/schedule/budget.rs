@@ -55,15 +55,17 @@ impl Budget {
         self.window_pages + self.edge_pages
     }
 
-    /// Pages without which a rank may come to a stand: for what [`Budget::pages`] counts, and one block more in flight; or, where
-    /// that is more, for the oldest batch at the cold start, which comes in up to `values` reads (rows × fields) whose last
-    /// pages are partly filled. No more of them than fit: two reads that follow each other in a block could not be one, for they lie a
-    /// gap apart, or are together longer than a read of the cold start.
-    pub fn pages_wanted(&self, shape: &Shape, values: u64) -> usize {
+    /// Pages without which a rank may come to a stand: for what [`Budget::pages`] counts, and for one block more in flight or, where
+    /// that is more, the last pages, partly filled, of the reads that the oldest batch comes in.
+    ///
+    /// At the cold start these are as many as it has `values` (rows × fields), and one more for each short read's worth of their
+    /// bytes, at most `value_bytes`: where values lie together, a gap that is read over costs no more than a read of its own. Of
+    /// blocks that are read whole, a batch uses no more reads than it has values either. And reads that lie apart by more
+    /// than a gap are no more than fit into what is held.
+    pub fn pages_wanted(&self, shape: &Shape, values: u64, value_bytes: u64) -> usize {
         let bytes = self.pages() as u64 * shape.page_bytes as u64;
-        let cuts = bytes / shape.gap_bytes.max(1) + 2 * bytes / shape.cold_request_bytes.max(1);
-        let blocks = self.blocks as u64;
-        let reads = values.min(cuts + blocks);
+        let apart = (bytes / shape.gap_bytes.max(1)).saturating_add(self.blocks as u64);
+        let reads = value_bytes.min(bytes) / shape.cold_request_bytes.max(1) + values.min(apart);
         let widening = if shape.alignment > 1 { 2 * shape.alignment as u64 } else { 0 };
         let partly = reads + (reads * widening).div_ceil(shape.page_bytes as u64);
         self.pages().saturating_add(self.block_pages.max(usize::try_from(partly).unwrap_or(usize::MAX)))

@@ -348,17 +348,22 @@ impl Schedule {
             let to = end.min(at + len);
             let number = cover.add_read(self.next_read, at, to);
             first_number.get_or_insert(number);
+            let id = self.next_read;
+            self.next_read += 1;
             let uses = run.iter().filter(|target| target.extent.start < to && target.extent.end() > at).count() as u32;
             let extent = Extent { shard: first.extent.shard, start: at, len: to - at };
+            if uses == 0 {
+                // It lies in a gap that is read over: nothing would ever free its pages.
+                continue;
+            }
             self.steps.push_back(Step::Read(Read {
-                id: self.next_read,
+                id,
                 extent,
                 pages: self.shape.pages(extent.len),
                 uses,
                 epoch: self.epoch,
                 first_batch: self.sequence,
             }));
-            self.next_read += 1;
         }
         for target in run {
             let number = first_number.unwrap_or(0) + ((target.extent.start - start) / len) as u32;
