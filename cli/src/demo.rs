@@ -138,7 +138,9 @@ impl Args {
             let bar = bar(corpus.bytes, &format!("{rtt_ms:>4} ms, {label}"));
             let outcome = course.run(|bytes, loader| {
                 bar.inc(bytes);
-                bar.set_message(format!("stalled {:.1} %", 100.0 * loader.stats().stall_share));
+                if pace_bytes_s.is_some() {
+                    bar.set_message(format!("stalled {:.1} %", 100.0 * loader.stats().stall_share));
+                }
             })?;
             bar.finish_and_clear();
             eprintln!(
@@ -202,9 +204,9 @@ fn picture(row: &Row, paced: Outcome) -> timeline::Run {
     }
 }
 
-/// A bar on standard error; nothing where that is no terminal.
+/// A bar on standard error, in less than 80 columns; nothing where that is no terminal.
 fn bar(bytes: u64, label: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix}  {bar:32}  {bytes:>10} of {total_bytes}  {msg}");
+    let style = ProgressStyle::with_template("{prefix:<28} {bar:24} {decimal_bytes:>10}  {msg}");
     let bar = ProgressBar::new(bytes).with_prefix(label.to_owned());
     style.map_or(bar.clone(), |style| bar.with_style(style.progress_chars("━╸ ")))
 }

@@ -38,7 +38,7 @@ const OPENING_STEPS: f64 = 3.0;
 
 /// The picture as a standalone SVG, for light and dark backgrounds.
 pub(crate) fn draw(title: &str, subtitle: &str, runs: &[Run]) -> String {
-    let panels: Vec<Vec<Span>> = runs.iter().map(Run::from_zero).collect();
+    let panels: Vec<Vec<Span>> = runs.iter().map(Run::since_begin).collect();
     let whole = panels.iter().flatten().map(|span| span.end_s).fold(0.0, f64::max).max(1e-3);
     let opening = nice_above(panels.iter().map(|spans| opening_s(spans)).fold(0.0, f64::max).max(1e-3)).min(whole);
     let panel_height = lanes::height();
@@ -71,7 +71,7 @@ pub(crate) fn draw(title: &str, subtitle: &str, runs: &[Run]) -> String {
 
 impl Run {
     /// Spans on an axis that begins when the first batch was asked for.
-    fn from_zero(&self) -> Vec<Span> {
+    fn since_begin(&self) -> Vec<Span> {
         let shifted = |span: &Span| {
             let (start_s, end_s) = (span.start_s - self.begin_s, span.end_s - self.begin_s);
             Span { start_s: start_s.max(0.0), end_s: end_s.max(0.0), ..*span }
@@ -94,10 +94,10 @@ fn opening_s(spans: &[Span]) -> f64 {
 fn legend(sheet: &mut Sheet, base: f64) {
     // Widths of the labels, as no font's are known here: generous ones.
     let entries = [
-        ("fetch", "fetch: a request, until its last byte", 236.0),
-        ("copy", "copy: a batch gathered on the device", 238.0),
-        ("compute", "compute: a step, in two shades by turns", 246.0),
-        ("first", "waiting for the first batch", 176.0),
+        ("fetch", "fetch: a request, until its last byte", 240.0),
+        ("copy", "copy: a batch gathered on the device", 248.0),
+        ("compute", "compute: a step, in two shades by turns", 264.0),
+        ("first", "waiting for the first batch", 188.0),
         ("stall", "stall: waiting for another", 160.0),
     ];
     let mut x = MARGIN;

@@ -1,4 +1,5 @@
 //! The command as people run it: `farfeed demo` leaves a table, a picture and nothing else; `farfeed serve` serves.
+#![allow(clippy::unwrap_used, reason = "a test that cannot run the command fails")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -29,9 +29,9 @@ const CONNECTIONS_MAX: usize = 256;
 /// The default share of a machine's memory, and its bound.
 const HOST_MEMORY_SHARE: u64 = 4;
 const HOST_MEMORY_MAX: ByteSize = ByteSize::gib(4);
-/// Bytes in flight to begin with: four bandwidth-delay products of 4 Gbit/s at 15 ms, or of 2 Gbit/s at 30 ms, are 30 MB. Much more fills
-/// the queues of a slower link, and their losses cost more than the depth brings.
-const IN_FLIGHT_SEED: u64 = 32 << 20;
+/// Bytes in flight in the steady state: four bandwidth-delay products of 8 Gbit/s at 15 ms, or of 4 Gbit/s at 30 ms, are 60 MB. It is
+/// reached slowly ([`Admission`](super::admission::Admission)).
+const IN_FLIGHT_SEED: u64 = 64 << 20;
 /// Reads in flight to begin with: at the cold start, when they are small, this many share the link. Whole blocks fill the bytes
 /// in flight long before there are as many.
 const REQUESTS_SEED: usize = 192;

@@ -97,9 +97,8 @@ impl Report {
             headings[n].iter().map(|part| part.chars().count()).chain(cells).max().unwrap_or(0)
         });
         let mut text = String::new();
-        for line in 0..2 {
-            push_line(&mut text, &widths, |n| &headings[n][line]);
-        }
+        push_line(&mut text, &widths, |n| &headings[n][0]);
+        push_line(&mut text, &widths, |n| &headings[n][1]);
         let rule = widths.map(|width| "─".repeat(width));
         push_line(&mut text, &widths, |n| &rule[n]);
         for row in &rows {

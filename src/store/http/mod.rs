@@ -110,7 +110,7 @@ impl Store for HttpStore {
     fn appetite(&self) -> Appetite {
         // Asking twice costs a second round trip on some connection: 1.5 MB at 100 MB/s and 15 ms, if that connection had nothing else to
         // carry. Others carry on meanwhile, so only a small part of it is worth being read over.
-        Appetite { request_bytes: 2 << 20, requests: 16, gap_bytes: 64 << 10, alignment: 1 }
+        Appetite { request_bytes: 1 << 20, requests: 16, gap_bytes: 64 << 10, alignment: 1 }
     }
 
     fn head<'a>(&'a self, key: &'a str) -> StoreFuture<'a, ObjectMeta> {
