@@ -2,7 +2,7 @@
 //!
 //! What is needed first gets the link first. The first batch's reads have it to themselves until three quarters of their bytes are
 //! here; what is asked for then arrives when the rest has. Later reads compete with those of the next batch, and more in flight than
-//! the link's queues hold costs losses, so depth grows only where it is needed: from one batch's bytes, by a tenth with each batch
+//! the link's queues hold costs losses, so depth grows only where it is needed: from one batch's bytes, by a quarter with each batch
 //! that the consumer had to wait for, to the plan's bound.
 
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub(super) struct Limits {
 /// Less in flight than this hides no latency worth hiding: 4 × 130 MB/s × 15 ms.
 const BYTES_MIN: u64 = 8 << 20;
 /// What the bound grows by with each batch that was waited for.
-const GROWTH: f64 = 1.1;
+const GROWTH: f64 = 1.25;
 
 /// A consumer that waited less than this did not wait for the link.
 const WAIT_MIN: Duration = Duration::from_millis(1);
