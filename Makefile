@@ -32,7 +32,11 @@ setup:
 	    [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	        || { echo "a C compiler is missing: apt-get install build-essential"; exit 1; }; \
 	    apt-get update -qq && apt-get install -y -qq build-essential; }
-	@if [ -f tests/python/setup.sh ]; then bash tests/python/setup.sh; fi
+	@python3 -c 'import ensurepip' 2>/dev/null || { \
+	    [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	        || { echo "Python 3.11 with venv is missing: apt-get install python3-venv"; exit 1; }; \
+	    apt-get update -qq && apt-get install -y -qq python3 python3-venv; }
+	@sh tests/python/setup.sh $${CARGO_TARGET_DIR:-target}/tmp/real
 
 .PHONY: format
 format:

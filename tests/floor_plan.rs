@@ -105,6 +105,8 @@ fn unsafe_stands_in_sys_alone() {
     let offences: Vec<String> = crates
         .iter()
         .flat_map(|folder| sources(folder))
+        // The double of the driver is a C library.
+        .filter(|source| !source.name.starts_with("tests/driver-double/"))
         .filter(|source| source.room().as_deref() != Some("sys") && source.all.iter().any(|token| token == "unsafe"))
         .map(|source| source.name)
         .collect();

@@ -347,5 +347,5 @@ fn the_budget_counts_what_a_batch_of_fragments_takes() {
     assert_eq!(wanted(2, 5000), 16 + 3, "a block in flight is more than two fragments");
     assert_eq!(wanted(100, 5000), 16 + 100, "each fragment a page");
     assert_eq!(wanted(4, 512 << 10), 16 + 4 + 2, "long values come in several reads");
-    assert_eq!(wanted(100_000, 5000), 16 + 16 * 16 + 4, "but no more of them than can lie apart");
+    assert_eq!(wanted(100_000, 5000), 16 + 16 * 16 + 4 + 8, "but no more of them than can lie apart");
 }

@@ -40,7 +40,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "2Gbit/s")]
     rate: Rate,
     /// Size of the dataset that is made
-    #[arg(long, default_value = "320MB")]
+    #[arg(long, default_value = "640MB")]
     size: ByteSize,
     /// host, cuda, cuda:1, or best
     #[arg(long, default_value = "best")]
@@ -105,7 +105,7 @@ impl Args {
         }
         if !(SIZE_MIN..=SIZE_MAX).contains(&self.size) {
             let what = format!("--size {} is not between {SIZE_MIN} and {SIZE_MAX}", self.size);
-            return Err(Error::new(Kind::Config, what).advice("leave it out: 320 MB are enough to see it work"));
+            return Err(Error::new(Kind::Config, what).advice("leave it out: 640 MB are enough to see it work"));
         }
         Ok(())
     }

@@ -1,8 +1,11 @@
 //! How much may be in flight, from a run's first read to its steady state: pure.
 //!
 //! What is needed first gets the link first. The first batch's reads have it to themselves until three quarters of their bytes are
-//! here; what is asked for then arrives when the rest has. Later reads compete with those of the next batch, so their number grows
-//! slowly: from one batch's bytes, by a tenth with each batch that is complete, to the plan's bound.
+//! here; what is asked for then arrives when the rest has. Later reads compete with those of the next batch, and more in flight than
+//! the link's queues hold costs losses, so depth grows only where it is needed: from one batch's bytes, by a tenth with each batch
+//! that the consumer had to wait for, to the plan's bound.
+
+use std::time::Duration;
 
 use crate::schedule::Read;
 
@@ -15,8 +18,11 @@ pub(super) struct Limits {
 
 /// Less in flight than this hides no latency worth hiding: 4 × 130 MB/s × 15 ms.
 const BYTES_MIN: u64 = 8 << 20;
-/// What the bound grows by with each batch.
+/// What the bound grows by with each batch that was waited for.
 const GROWTH: f64 = 1.1;
+
+/// A consumer that waited less than this did not wait for the link.
+const WAIT_MIN: Duration = Duration::from_millis(1);
 
 /// Decides whether one more read may start.
 #[derive(Debug)]
@@ -26,13 +32,22 @@ pub(super) struct Admission {
     first_left: u64,
     /// The present bound on bytes in flight.
     bytes: f64,
+    consumer_waited: Duration,
     in_flight: usize,
     in_flight_bytes: u64,
 }
 
 impl Admission {
     pub(super) fn new(limits: Limits) -> Self {
-        Admission { limits, first_bytes: 0, first_left: 0, bytes: BYTES_MIN as f64, in_flight: 0, in_flight_bytes: 0 }
+        Admission {
+            limits,
+            first_bytes: 0,
+            first_left: 0,
+            bytes: BYTES_MIN as f64,
+            consumer_waited: Duration::ZERO,
+            in_flight: 0,
+            in_flight_bytes: 0,
+        }
     }
 
     /// A read was listed for the first time.
@@ -74,9 +89,12 @@ impl Admission {
         }
     }
 
-    /// A batch is complete.
-    pub(super) fn batch_complete(&mut self) {
-        self.bytes = (self.bytes * GROWTH).min(self.limits.bytes as f64);
+    /// A batch is complete, and the consumer has waited for `consumer_waited` so far, over all batches.
+    pub(super) fn batch_complete(&mut self, consumer_waited: Duration) {
+        if consumer_waited > self.consumer_waited + WAIT_MIN {
+            self.bytes = (self.bytes * GROWTH).min(self.limits.bytes as f64);
+        }
+        self.consumer_waited = consumer_waited;
     }
 
     /// Reads in flight.
@@ -115,12 +133,14 @@ mod tests {
     }
 
     #[test]
-    fn the_bound_grows_from_one_batch_to_the_limit() {
+    fn the_bound_grows_while_it_is_waited_for() {
         let mut admission = with_first_batch(16);
         (0..16).for_each(|_| admission.ended(&read(0, 1 << 20)));
         admission.started(&read(1, 1));
         assert!(admission.admits(&read(1, (16 << 20) - 1)) && !admission.admits(&read(1, 16 << 20)));
-        (0..100).for_each(|_| admission.batch_complete());
+        (0..100).for_each(|_| admission.batch_complete(Duration::ZERO));
+        assert!(!admission.admits(&read(1, 16 << 20)), "nobody waited");
+        (1..=100).for_each(|batch| admission.batch_complete(Duration::from_millis(2 * batch)));
         assert!(admission.admits(&read(1, (64 << 20) - 1)) && !admission.admits(&read(1, 64 << 20)));
     }
 

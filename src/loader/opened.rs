@@ -56,17 +56,18 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     let shape = Shape {
         // A read that is cut at whole pages wastes none.
         request_bytes: (appetite.request_bytes as u64).next_multiple_of(page_bytes as u64),
-        // Short, but neither so short that pages stay mostly empty, nor shorter than what is read over.
-        cold_request_bytes: COLD_REQUEST_BYTES.max(page_bytes as u64 / 2).max(appetite.gap_bytes as u64),
+        // Short, but not so short that pages stay all but empty.
+        cold_request_bytes: COLD_REQUEST_BYTES.max(page_bytes as u64 / 4),
         gap_bytes: appetite.gap_bytes as u64,
         page_bytes,
         alignment: appetite.alignment,
     };
     let host_memory = host_memory(options);
     let pages = usize::try_from(host_memory.as_bytes() / page_bytes as u64).unwrap_or(usize::MAX).max(1);
-    let (order, budget) = order_that_fits(options, &dataset, &partition, &shape, &columns, pages)?;
+    let largest = LargestBatch::of(&dataset, &columns, options.batch_size);
+    let (order, budget) = order_that_fits(options, &dataset, &partition, &shape, &largest, pages)?;
     let limits = limits(options, &appetite, &shape, &budget, pages);
-    let (slots, slot_bytes) = slots(options, &dataset, &columns)?;
+    let (slots, slot_bytes) = slots(options, &columns, &largest)?;
     let slab = Slab::new(pages * page_bytes, page_bytes)?;
     let backend = options.device.backend();
     let (returned, slot_returned) = bounded::<()>(1);
@@ -317,22 +318,19 @@ fn order_that_fits(
     dataset: &Dataset,
     partition: &Partition,
     shape: &Shape,
-    columns: &[ColumnSpec],
+    largest: &LargestBatch,
     pages: usize,
 ) -> Result<(Order, Budget)> {
     let block_samples: Arc<[u32]> = dataset.blocks().iter().map(|block| block.samples).collect();
     let lanes = options.lanes.or(options.state.map(|state| state.lanes));
     let mut shuffle = options.shuffle;
-    let rows = u64::from(partition.batch_size()).min(dataset.samples());
-    let row_bytes: u64 = columns.iter().map(|column| dataset.fields()[column.field].bytes_max).sum();
-    let (values, value_bytes) = (rows * columns.len() as u64, rows.saturating_mul(row_bytes));
     loop {
         let order = Order::new(Arc::clone(&block_samples), shuffle, options.world_size, lanes)?;
         let own_lanes = order.lanes() / options.world_size;
         // One batch being complete and one being copied, beside the window.
         let batches = 2 * u64::from(partition.batch_size());
         let budget = Budget::new(dataset.blocks(), shape, own_lanes, order.lane_window(), batches);
-        let wanted = budget.pages_wanted(shape, values, value_bytes);
+        let wanted = budget.pages_wanted(shape, largest.values(), largest.bytes());
         if wanted <= pages {
             return Ok((order, budget));
         }
@@ -369,15 +367,14 @@ fn limits(options: &LoaderBuilder, appetite: &Appetite, shape: &Shape, budget: &
 }
 
 /// How many slots, and how large: what the largest batch of each column can need.
-fn slots(options: &LoaderBuilder, dataset: &Dataset, columns: &[ColumnSpec]) -> Result<(usize, usize)> {
+fn slots(options: &LoaderBuilder, columns: &[ColumnSpec], largest: &LargestBatch) -> Result<(usize, usize)> {
     if options.batches_ahead > BATCHES_AHEAD_MAX {
         let what = format!("{} batches ahead, at most {BATCHES_AHEAD_MAX} can be", options.batches_ahead);
         return Err(Error::new(Kind::Config, what).advice("two or three are enough"));
     }
-    // No batch has more rows than there are samples.
-    let rows = u64::from(options.batch_size).min(dataset.samples()) as usize;
-    let slot_bytes = |column: &ColumnSpec| column.slot_bytes(rows, largest_batch(dataset, column, rows));
-    let bytes = columns.iter().map(slot_bytes).fold(0, u64::saturating_add);
+    let payloads = columns.iter().zip(&largest.payloads);
+    let slot_bytes = payloads.map(|(column, payload)| column.slot_bytes(largest.rows, *payload));
+    let bytes = slot_bytes.fold(0, u64::saturating_add);
     let slots = options.batches_ahead + 2;
     let total = bytes.saturating_mul(slots as u64);
     if let Some(limit) = options.device_memory.filter(|limit| limit.as_bytes() < total) {
@@ -394,8 +391,31 @@ fn slots(options: &LoaderBuilder, dataset: &Dataset, columns: &[ColumnSpec]) -> 
     Ok((slots, usize::try_from(bytes).unwrap_or(usize::MAX)))
 }
 
-/// Bytes of the `rows` longest values of a ragged column: no batch can have more.
-fn largest_batch(dataset: &Dataset, column: &ColumnSpec, rows: usize) -> u64 {
+/// What no batch of a rank can exceed.
+struct LargestBatch {
+    rows: usize,
+    /// Bytes of all values, by column.
+    payloads: Vec<u64>,
+}
+
+impl LargestBatch {
+    fn of(dataset: &Dataset, columns: &[ColumnSpec], batch_size: u32) -> Self {
+        // No batch has more rows than there are samples.
+        let rows = u64::from(batch_size).min(dataset.samples()) as usize;
+        LargestBatch { rows, payloads: columns.iter().map(|column| longest_values(dataset, column, rows)).collect() }
+    }
+
+    fn values(&self) -> u64 {
+        self.rows as u64 * self.payloads.len() as u64
+    }
+
+    fn bytes(&self) -> u64 {
+        self.payloads.iter().copied().fold(0, u64::saturating_add)
+    }
+}
+
+/// Bytes of the `rows` longest values of a ragged column.
+fn longest_values(dataset: &Dataset, column: &ColumnSpec, rows: usize) -> u64 {
     let layout = &dataset.fields()[column.field];
     if !matches!(column.kind, ColumnKind::Bytes | ColumnKind::Json) || layout.bytes_min == layout.bytes_max {
         return layout.bytes_max.saturating_mul(rows as u64);

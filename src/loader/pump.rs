@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fetch::{Completion, Fetch, FetchRead};
 use crate::memory::{CopyHold, Landed, Landing, Slab};
 use crate::schedule::{BatchPlan, Read, Schedule, Step};
-use crate::telemetry::{Counter, Telemetry};
+use crate::telemetry::{Counter, Stage, Telemetry};
 
 /// Batches that are listed ahead of the oldest one not yet passed on: metadata only.
 const BATCHES_LISTED_MAX: usize = 1024;
@@ -150,7 +150,7 @@ impl Pump {
         while !self.jobs.is_full() && board.front_is_complete()? {
             let job = match board.items.pop_front() {
                 Some(Item::Batch(plan, _)) => {
-                    board.admission.batch_complete();
+                    board.admission.batch_complete(self.telemetry.waited(Stage::Consumer));
                     let reads = board.hold(&plan);
                     Job::Assemble { plan, reads }
                 }

@@ -59,13 +59,14 @@ impl Budget {
     /// that is more, the last pages, partly filled, of the reads that the oldest batch comes in.
     ///
     /// At the cold start these are as many as it has `values` (rows × fields), and one more for each short read's worth of their
-    /// bytes, at most `value_bytes`: where values lie together, a gap that is read over costs no more than a read of its own. Of
-    /// blocks that are read whole, a batch uses no more reads than it has values either. And reads that lie apart by more
-    /// than a gap are no more than fit into what is held.
+    /// bytes, at most `value_bytes`, and of the gaps between them that are read over. Of blocks that are read in long reads, a batch
+    /// uses no more reads than it has values either. And reads that lie apart by more than a gap, or are long, are no more than fit
+    /// into what is held.
     pub fn pages_wanted(&self, shape: &Shape, values: u64, value_bytes: u64) -> usize {
         let bytes = self.pages() as u64 * shape.page_bytes as u64;
-        let apart = (bytes / shape.gap_bytes.max(1)).saturating_add(self.blocks as u64);
-        let reads = value_bytes.min(bytes) / shape.cold_request_bytes.max(1) + values.min(apart);
+        let (short, long) = (shape.cold_request_bytes.max(1), shape.incomplete_request_bytes().max(1));
+        let apart = (bytes / shape.gap_bytes.max(1)).saturating_add(self.blocks as u64 + 2 * bytes / long);
+        let reads = value_bytes.min(bytes) / short + values.min(apart) * shape.gap_bytes.div_ceil(short).max(1);
         let widening = if shape.alignment > 1 { 2 * shape.alignment as u64 } else { 0 };
         let partly = reads + (reads * widening).div_ceil(shape.page_bytes as u64);
         self.pages().saturating_add(self.block_pages.max(usize::try_from(partly).unwrap_or(usize::MAX)))

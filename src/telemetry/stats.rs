@@ -81,6 +81,11 @@ impl Telemetry {
         cells.wait_ns.fetch_add(wait.as_nanos() as u64, Ordering::Relaxed);
     }
 
+    /// How long a stage has waited so far.
+    pub fn waited(&self, stage: Stage) -> Duration {
+        Duration::from_nanos(self.stages[stage as usize].wait_ns.load(Ordering::Relaxed))
+    }
+
     /// Adds to a counter.
     pub fn count(&self, counter: Counter, by: u64) {
         self.counters[counter as usize].fetch_add(by, Ordering::Relaxed);
