@@ -46,7 +46,7 @@ pub struct Read {
     pub uses: u32,
     /// Epoch it is read for.
     pub epoch: u64,
-    /// Number of the first batch that needs it, counted over the whole run from 0.
+    /// Number of the first batch that can need it, counted over the whole run from 0.
     pub first_batch: u64,
 }
 
@@ -209,8 +209,8 @@ impl Schedule {
         }
         let head_start = self.sequence < HEAD_START_BATCHES;
         let cap = if head_start { self.shape.cold_request_bytes } else { self.shape.incomplete_request_bytes() };
-        let listed =
-            self.list_reads(walk, &mut needed, cap) + self.list_reads(walk, &mut whole, self.shape.request_bytes);
+        let listed = self.list_reads(walk, &mut needed, cap, self.sequence)
+            + self.list_reads(walk, &mut whole, self.shape.request_bytes, self.sequence);
         let plan = self.batch_plan(walk, &rows)?;
         let payload: u64 = plan.pieces.iter().map(|piece| piece.len).sum();
         self.steps.push_back(Step::Batch(plan));
@@ -288,7 +288,7 @@ impl Schedule {
             let mut targets = Vec::new();
             self.want_rest(walk, key, &mut targets)?;
             let cap = self.shape.incomplete_request_bytes();
-            self.allowance -= self.list_reads(walk, &mut targets, cap) as i64;
+            self.allowance -= self.list_reads(walk, &mut targets, cap, self.sequence + 1) as i64;
         }
         Ok(())
     }
@@ -314,7 +314,7 @@ impl Schedule {
     }
 
     /// Lists reads of at most `cap` bytes that cover `targets`, neighbours together; returns their bytes.
-    fn list_reads(&mut self, walk: &mut EpochWalk, targets: &mut Vec<Target>, cap: u64) -> u64 {
+    fn list_reads(&mut self, walk: &mut EpochWalk, targets: &mut Vec<Target>, cap: u64, first_batch: u64) -> u64 {
         targets.sort_unstable_by_key(|t| (t.lane, t.block, t.extent, t.index, t.field));
         targets.dedup_by_key(|t| (t.lane, t.block, t.index, t.field));
         let gap = self.shape.gap_bytes;
@@ -332,13 +332,13 @@ impl Schedule {
             let (run, others) = rest.split_at(run.count().max(1));
             rest = others;
             bytes += end - first.extent.start;
-            self.list_run(walk, run, end, cap);
+            self.list_run(walk, run, end, cap, first_batch);
         }
         bytes
     }
 
     /// One run of neighbouring targets of a block, in as few reads of about equal length as `cap` allows.
-    fn list_run(&mut self, walk: &mut EpochWalk, run: &[Target], end: u64, cap: u64) {
+    fn list_run(&mut self, walk: &mut EpochWalk, run: &[Target], end: u64, cap: u64, first_batch: u64) {
         let (first, start) = (run[0], run[0].extent.start);
         let Some(cover) = walk.covers.get_mut(&(first.lane, first.block)) else { return };
         let count = (end - start).div_ceil(cap.max(1));
@@ -362,7 +362,7 @@ impl Schedule {
                 pages: self.shape.pages(extent.len),
                 uses,
                 epoch: self.epoch,
-                first_batch: self.sequence,
+                first_batch,
             }));
         }
         for target in run {
