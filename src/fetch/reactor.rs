@@ -239,7 +239,11 @@ impl Shared {
             if !warmed.iter().any(|store| Arc::ptr_eq(store, &source.store)) {
                 warmed.push(&source.store);
                 let store = Arc::clone(&source.store);
-                tokio::spawn(async move { drop(store.warm(connections).await) });
+                let telemetry = Arc::clone(&self.telemetry);
+                tokio::spawn(async move {
+                    let opened = store.warm(connections).await.unwrap_or(0);
+                    telemetry.count(Counter::ConnectionsOpened, opened as u64);
+                });
             }
         }
     }

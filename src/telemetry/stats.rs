@@ -194,7 +194,7 @@ pub struct Stats {
     pub requests: u64,
     /// Requests sent again.
     pub retries: u64,
-    /// Connections opened.
+    /// Connections opened, ahead of the first read or for a request; of a file store the files.
     pub connections_opened: u64,
     /// Reads dropped to make room and read again: host memory is too small for the window.
     pub rereads: u64,
