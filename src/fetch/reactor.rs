@@ -299,6 +299,9 @@ impl Shared {
         let first_byte = outcome.as_ref().map_or(Duration::ZERO, |arrival| arrival.first_byte);
         self.telemetry.stage(Stage::Fetch, received, busy, first_byte);
         if let Ok(arrival) = outcome {
+            if received > 0 {
+                self.telemetry.first_byte(arrival.first_byte);
+            }
             self.telemetry.count(Counter::BytesCopiedByUserSpace, arrival.copied);
             self.telemetry.count(Counter::ConnectionsOpened, u64::from(arrival.opened));
         }

@@ -377,12 +377,13 @@ fn limits(
         None => (REQUESTS_SEED, "a fixed number"),
     };
     let spare = (pages - budget.pages().min(pages)) as u64 * shape.page_bytes as u64;
+    let bytes_by_memory = options.in_flight.is_none() && spare < IN_FLIGHT_SEED;
     let (bytes, bytes_reason) = match options.in_flight {
         Some(bytes) => (bytes.as_bytes(), "as asked for"),
-        None if spare < IN_FLIGHT_SEED => (spare.max(shape.request_bytes), "what host memory has room for"),
+        None if bytes_by_memory => (spare.max(shape.request_bytes), "what host memory has room for"),
         None => (IN_FLIGHT_SEED, "a fixed amount"),
     };
-    let limits = Limits { requests: requests.clamp(1, CONNECTIONS_MAX), bytes: bytes.max(1) };
+    let limits = Limits { requests: requests.clamp(1, CONNECTIONS_MAX), bytes: bytes.max(1), bytes_by_memory };
     (limits, [requests_reason, bytes_reason])
 }
 
