@@ -385,9 +385,9 @@ fn idle_connections_are_few_young_and_of_this_reactor() {
     let options = HttpOptions { idle_age: Duration::from_secs(1), idle_connections: 4, ..HttpOptions::default() };
     let store = HttpStore::open(&server.url(), options).unwrap();
     run(async {
-        store.warm(100).await.unwrap();
+        assert_eq!(store.warm(100).await.unwrap(), 4);
         soon("four connections are accepted", || server.accepted() == 4);
-        store.warm(4).await.unwrap();
+        assert_eq!(store.warm(4).await.unwrap(), 0, "there are four");
         store.head("o").await.unwrap();
         assert_eq!(server.accepted(), 4);
         tokio::time::sleep(Duration::from_millis(1100)).await;

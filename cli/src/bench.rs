@@ -38,8 +38,8 @@ Figures (MB = 10^6 bytes; JSON names, one line):
   pinned_mb      The most of host_memory that was ever in use at once
   copies_per_byte  Copies in user space per byte fetched, the device's apart
   fetched_bytes, requests, retries  During `seconds`
-  connections    Requests that had to open one, or a file; those opened ahead
-                 are in build_s
+  connections    Opened in all, those before `seconds` included: most are
+                 opened ahead. Of a mounted file system, files
   digest.content Sum of a 64-bit hash of each value with its sample's key and
                  its field's name; the same in any order
   digest.order   Sum of a hash of each sample's number with its epoch and its
@@ -141,7 +141,6 @@ struct Bench {
 struct Counters {
     requests: u64,
     retries: u64,
-    connections: u64,
     copied: u64,
     fetched: u64,
 }
@@ -152,7 +151,6 @@ impl Counters {
         Counters {
             requests: count(Counter::Requests),
             retries: count(Counter::Retries),
-            connections: count(Counter::ConnectionsOpened),
             copied: count(Counter::BytesCopiedByUserSpace),
             fetched: loader.stats().fetch.bytes,
         }
@@ -162,7 +160,6 @@ impl Counters {
         Counters {
             requests: self.requests - before.requests,
             retries: self.retries - before.retries,
-            connections: self.connections - before.connections,
             copied: self.copied - before.copied,
             fetched: self.fetched - before.fetched,
         }

@@ -239,7 +239,11 @@ impl Shared {
             if !warmed.iter().any(|store| Arc::ptr_eq(store, &source.store)) {
                 warmed.push(&source.store);
                 let store = Arc::clone(&source.store);
-                tokio::spawn(async move { drop(store.warm(connections).await) });
+                let telemetry = Arc::clone(&self.telemetry);
+                tokio::spawn(async move {
+                    let opened = store.warm(connections).await.unwrap_or(0);
+                    telemetry.count(Counter::ConnectionsOpened, opened as u64);
+                });
             }
         }
     }
@@ -295,6 +299,9 @@ impl Shared {
         let first_byte = outcome.as_ref().map_or(Duration::ZERO, |arrival| arrival.first_byte);
         self.telemetry.stage(Stage::Fetch, received, busy, first_byte);
         if let Ok(arrival) = outcome {
+            if received > 0 {
+                self.telemetry.first_byte(arrival.first_byte);
+            }
             self.telemetry.count(Counter::BytesCopiedByUserSpace, arrival.copied);
             self.telemetry.count(Counter::ConnectionsOpened, u64::from(arrival.opened));
         }

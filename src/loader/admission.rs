@@ -14,6 +14,8 @@ use crate::schedule::Read;
 pub(super) struct Limits {
     pub(super) requests: usize,
     pub(super) bytes: u64,
+    /// Whether it is host memory that allows no more bytes.
+    pub(super) bytes_by_memory: bool,
 }
 
 /// Less in flight than this hides no latency worth hiding: 4 × 130 MB/s × 15 ms.
@@ -74,6 +76,12 @@ impl Admission {
         self.first_left * 4 <= self.first_bytes && bytes <= self.limits.bytes.min(self.bytes as u64)
     }
 
+    /// Whether `read` would be admitted if host memory were larger.
+    pub(super) fn lacks_memory(&self, read: &Read) -> bool {
+        let (bytes, grown) = (self.in_flight_bytes + read.extent.len, self.bytes as u64 >= self.limits.bytes);
+        self.limits.bytes_by_memory && self.in_flight < self.limits.requests && bytes > self.limits.bytes && grown
+    }
+
     /// A read was started.
     pub(super) fn started(&mut self, read: &Read) {
         self.in_flight += 1;
@@ -113,7 +121,7 @@ mod tests {
     }
 
     fn with_first_batch(reads: usize) -> Admission {
-        let mut admission = Admission::new(Limits { requests: 100, bytes: 64 << 20 });
+        let mut admission = Admission::new(Limits { requests: 100, bytes: 64 << 20, bytes_by_memory: false });
         for _ in 0..reads {
             admission.listed(&read(0, 1 << 20));
             admission.started(&read(0, 1 << 20));
@@ -145,8 +153,21 @@ mod tests {
     }
 
     #[test]
+    fn what_memory_refuses_is_told_from_what_the_link_does() {
+        let limits = Limits { requests: 3, bytes: 4 << 20, bytes_by_memory: true };
+        let mut admission = Admission::new(limits);
+        admission.started(&read(0, 4 << 20));
+        assert!(!admission.admits(&read(1, 1)) && admission.lacks_memory(&read(1, 1)));
+        let mut elsewhere = Admission::new(Limits { bytes_by_memory: false, ..limits });
+        elsewhere.started(&read(0, 4 << 20));
+        assert!(!elsewhere.lacks_memory(&read(1, 1)));
+        (0..2).for_each(|_| admission.started(&read(0, 1)));
+        assert!(!admission.lacks_memory(&read(1, 1)), "three are in flight");
+    }
+
+    #[test]
     fn something_is_always_in_flight() {
-        let mut admission = Admission::new(Limits { requests: 1, bytes: 1 });
+        let mut admission = Admission::new(Limits { requests: 1, bytes: 1, bytes_by_memory: false });
         assert!(admission.admits(&read(7, 1 << 40)));
         admission.started(&read(7, 1 << 40));
         assert!(!admission.admits(&read(7, 1)));

@@ -66,7 +66,7 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     let pages = usize::try_from(host_memory.as_bytes() / page_bytes as u64).unwrap_or(usize::MAX).max(1);
     let largest = LargestBatch::of(&dataset, &columns, options.batch_size);
     let (order, budget) = order_that_fits(options, &dataset, &partition, &shape, &largest, pages)?;
-    let limits = limits(options, &appetite, &shape, &budget, pages);
+    let (limits, [requests_reason, in_flight_reason]) = limits(options, &appetite, &shape, &budget, pages);
     let (slots, slot_bytes) = slots(options, &columns, &largest)?;
     let slab = Slab::new(pages * page_bytes, page_bytes)?;
     let backend = options.device.backend();
@@ -94,7 +94,9 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
         lanes: order.lanes(),
         host_memory: host_memory.as_bytes(),
         requests: limits.requests,
+        requests_reason: requests_reason.into(),
         in_flight_bytes: limits.bytes,
+        in_flight_reason: in_flight_reason.into(),
         connections_max: CONNECTIONS_MAX,
         device: backend.name(),
         slots,
@@ -359,11 +361,28 @@ fn order_that_fits(
     }
 }
 
-fn limits(options: &LoaderBuilder, appetite: &Appetite, shape: &Shape, budget: &Budget, pages: usize) -> Limits {
-    let requests = options.requests.unwrap_or(REQUESTS_SEED.max(appetite.requests)).clamp(1, CONNECTIONS_MAX);
+/// What may be in flight; and the reasons for both numbers, for the plan.
+fn limits(
+    options: &LoaderBuilder,
+    appetite: &Appetite,
+    shape: &Shape,
+    budget: &Budget,
+    pages: usize,
+) -> (Limits, [&'static str; 2]) {
+    let (requests, requests_reason) = match options.requests {
+        Some(requests) => (requests, "as asked for"),
+        None if appetite.requests > REQUESTS_SEED => (appetite.requests, "what this store likes"),
+        None => (REQUESTS_SEED, "a fixed number"),
+    };
     let spare = (pages - budget.pages().min(pages)) as u64 * shape.page_bytes as u64;
-    let seed = IN_FLIGHT_SEED.min(spare.max(shape.request_bytes));
-    Limits { requests, bytes: options.in_flight.map_or(seed, ByteSize::as_bytes).max(1) }
+    let bytes_by_memory = options.in_flight.is_none() && spare < IN_FLIGHT_SEED;
+    let (bytes, bytes_reason) = match options.in_flight {
+        Some(bytes) => (bytes.as_bytes(), "as asked for"),
+        None if bytes_by_memory => (spare.max(shape.request_bytes), "what host memory has room for"),
+        None => (IN_FLIGHT_SEED, "a fixed amount"),
+    };
+    let limits = Limits { requests: requests.clamp(1, CONNECTIONS_MAX), bytes: bytes.max(1), bytes_by_memory };
+    (limits, [requests_reason, bytes_reason])
 }
 
 /// How many slots, and how large: what the largest batch of each column can need.

@@ -77,7 +77,7 @@ enum Held {
     Nothing,
     /// Enough is in flight.
     Link,
-    /// No page is free.
+    /// No page is free, or those that are left are meant for the window.
     Pages,
 }
 
@@ -178,7 +178,7 @@ impl Pump {
             };
             let read = entry.read;
             if !board.admission.admits(&read) {
-                return Ok(Held::Link);
+                return Ok(if board.admission.lacks_memory(&read) { Held::Pages } else { Held::Link });
             }
             let Some(pages) = self.slab.take(read.pages) else {
                 // Pages that neither are free nor hold what has landed are on their way back: being copied, or with the kernel.

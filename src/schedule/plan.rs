@@ -30,7 +30,9 @@ pub struct Plan {
     pub request_bytes: u64,
     pub cold_request_bytes: u64,
     pub requests: usize,
+    pub requests_reason: String,
     pub in_flight_bytes: u64,
+    pub in_flight_reason: String,
     pub connections_max: usize,
     pub device: String,
     pub slots: usize,
@@ -61,58 +63,213 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
-        let page_mib = |pages: usize| mib(pages as u64 * self.page_bytes as u64);
-        writeln!(
-            f,
-            "dataset      {}: {} samples in {} shards, {}{}",
-            self.dataset,
-            self.samples,
-            self.shards,
-            mib(self.dataset_bytes),
-            match self.remainder {
-                0 => String::new(),
-                left => format!("; {left} elements at the ends of shards fill no sample"),
+        let sections = [
+            ("dataset", self.dataset_text()),
+            ("batches", self.batches_text()),
+            ("order", self.order_text()),
+            ("in flight", self.in_flight_text()),
+            ("reads", self.reads_text()),
+            ("host memory", self.memory_text()),
+            ("device", self.device_text()),
+        ];
+        for (number, (label, text)) in sections.iter().enumerate() {
+            if number > 0 {
+                writeln!(f)?;
             }
-        )?;
-        writeln!(
-            f,
-            "batches      {} per epoch of {} samples, rank {} of {}",
-            self.batches_per_epoch, self.batch_size, self.rank, self.world_size
-        )?;
-        if self.window > 0 {
-            writeln!(
-                f,
-                "order        shuffled within {} samples, {} blocks on {} lanes",
-                self.window, self.blocks, self.lanes
-            )?;
-        } else {
-            writeln!(f, "order        the dataset's own, {} blocks on {} lanes", self.blocks, self.lanes)?;
+            write_wrapped(f, label, text)?;
         }
-        writeln!(
-            f,
-            "in flight    {} reads, at most {}: a fixed seed, enough for {:.0} MB/s at 15 ms and {:.0} MB/s at 30 ms (4 × rate × RTT)",
-            self.requests,
-            mib(self.in_flight_bytes),
-            self.covers_bytes_per_s(0.015) / 1e6,
-            self.covers_bytes_per_s(0.030) / 1e6,
-        )?;
-        writeln!(
-            f,
-            "reads        up to {}, at the cold start {} so that all connections share the first batch",
-            mib(self.request_bytes),
-            mib(self.cold_request_bytes)
-        )?;
-        writeln!(
-            f,
-            "host memory  {} pages of {} KiB = {}: {} for the window, {} for blocks at its edges, {} for reads in flight",
-            self.pages,
-            self.page_bytes / 1024,
-            page_mib(self.pages),
-            page_mib(self.window_pages),
-            page_mib(self.edge_pages),
-            page_mib(self.spare_pages()),
-        )?;
-        write!(f, "device       {}: {} slots of {}", self.device, self.slots, mib(self.slot_bytes as u64))
+        Ok(())
+    }
+}
+
+impl Plan {
+    fn dataset_text(&self) -> String {
+        let remainder = match self.remainder {
+            0 => String::new(),
+            left => format!("; {left} elements at the ends of shards fill no sample"),
+        };
+        let (samples, shards) = (count(self.samples, "sample"), count(self.shards as u64, "shard"));
+        format!("{}: {samples} in {shards}, {}{remainder}", self.dataset, size(self.dataset_bytes))
+    }
+
+    fn batches_text(&self) -> String {
+        let (batches, samples) = (count(self.batches_per_epoch, "batch"), count(self.batch_size, "sample"));
+        format!("{batches} of {samples} per epoch, for rank {} of {}", self.rank, self.world_size)
+    }
+
+    fn order_text(&self) -> String {
+        let order = match self.window {
+            0 => "the dataset's own".into(),
+            window => format!("shuffled within {}", count(window, "sample")),
+        };
+        let (blocks, lanes) = (count(self.blocks as u64, "block"), count(u64::from(self.lanes), "lane"));
+        format!("{order}; {blocks}, each read once per epoch, on {lanes}: any world size that divides them can resume")
+    }
+
+    fn in_flight_text(&self) -> String {
+        format!(
+            "up to {} ({}), over HTTP each on a connection of its own, opened ahead; up to {} ({}), which is 4 × rate × RTT for \
+             {} at 15 ms or {} at 30 ms. The first batch's reads have the link to themselves; then what is in flight \
+             grows with each batch, from that one's bytes to this bound",
+            count(self.requests as u64, "read"),
+            self.requests_reason,
+            size(self.in_flight_bytes),
+            self.in_flight_reason,
+            rate(self.covers_bytes_per_s(0.015)),
+            rate(self.covers_bytes_per_s(0.030)),
+        )
+    }
+
+    fn reads_text(&self) -> String {
+        format!(
+            "up to {}: what this store likes to be asked for, in whole pages. For the first batches up to {}, so that \
+             many connections share them: what a fresh one brings in two round trips, half a page, or a gap that is \
+             read over, whichever is more",
+            size(self.request_bytes),
+            size(self.cold_request_bytes),
+        )
+    }
+
+    fn memory_text(&self) -> String {
+        let of_pages = |pages: usize| size(pages as u64 * self.page_bytes as u64);
+        format!(
+            "{} of {}, a page being about a sample = {}: {} for the window and two batches, {} for blocks that are \
+             partly inside, two on each lane, {} for reads in flight",
+            count(self.pages as u64, "page"),
+            size(self.page_bytes as u64),
+            of_pages(self.pages),
+            of_pages(self.window_pages),
+            of_pages(self.edge_pages),
+            of_pages(self.spare_pages()),
+        )
+    }
+
+    fn device_text(&self) -> String {
+        let ahead = self.slots.saturating_sub(2);
+        format!(
+            "{}: {} slots of {}, the largest batch: {ahead} ready, one with the consumer, one being filled",
+            self.device,
+            self.slots,
+            size(self.slot_bytes as u64)
+        )
+    }
+}
+
+/// Where texts begin and how wide they may become, in characters.
+const INDENT: usize = 13;
+const WIDTH: usize = 100;
+
+/// Writes `text` behind `label`, its further lines below its first one. A word that is too long has a line of its own.
+fn write_wrapped(f: &mut fmt::Formatter<'_>, label: &str, text: &str) -> fmt::Result {
+    write!(f, "{label:<INDENT$}")?;
+    let mut column = INDENT;
+    for word in text.split_whitespace() {
+        let width = word.chars().count();
+        if column > INDENT && column + 1 + width > WIDTH {
+            write!(f, "\n{:INDENT$}", "")?;
+            column = INDENT;
+        } else if column > INDENT {
+            write!(f, " ")?;
+            column += 1;
+        }
+        write!(f, "{word}")?;
+        column += width;
+    }
+    Ok(())
+}
+
+/// In the unit that leaves the fewest digits.
+fn size(bytes: u64) -> String {
+    const UNITS: [(u32, &str); 4] = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match UNITS.iter().find(|(shift, _)| bytes >> shift > 0) {
+        Some((shift, unit)) => {
+            let number = format!("{:.1}", bytes as f64 / (1u64 << shift) as f64);
+            format!("{} {unit}", number.strip_suffix(".0").unwrap_or(&number))
+        }
+        None => count(bytes, "byte"),
+    }
+}
+
+fn rate(bytes_per_s: f64) -> String {
+    let mb = bytes_per_s / 1e6;
+    if mb < 10.0 { format!("{mb:.1} MB/s") } else { format!("{mb:.0} MB/s") }
+}
+
+/// A number and what it counts.
+fn count(number: u64, what: &str) -> String {
+    match (number, what.ends_with("ch")) {
+        (1, _) => format!("1 {what}"),
+        (_, false) => format!("{number} {what}s"),
+        (_, true) => format!("{number} {what}es"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> Plan {
+        Plan {
+            dataset: "http://host/train-{0000..0007}.tar".into(),
+            shards: 8,
+            samples: 3120,
+            remainder: 0,
+            dataset_bytes: 5 << 30,
+            blocks: 80,
+            rank: 0,
+            world_size: 1,
+            batch_size: 64,
+            batches_per_epoch: 49,
+            window: 512,
+            lanes: 12,
+            host_memory: 256 << 20,
+            page_bytes: 128 << 10,
+            pages: 2048,
+            window_pages: 600,
+            edge_pages: 800,
+            request_bytes: 1 << 20,
+            cold_request_bytes: 65_536,
+            requests: 192,
+            requests_reason: "a fixed number".into(),
+            in_flight_bytes: 64 << 20,
+            in_flight_reason: "a fixed amount".into(),
+            connections_max: 256,
+            device: "host".into(),
+            slots: 4,
+            slot_bytes: 9_700_000,
+        }
+    }
+
+    #[test]
+    fn fits_a_hundred_columns_with_every_number_in_a_fitting_unit() {
+        let text = plan().to_string();
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for part in [
+            "3120 samples in 8 shards, 5 GiB",
+            "49 batches of 64 samples per epoch",
+            "up to 192 reads (a fixed number)",
+            "up to 64 MiB (a fixed amount), which is 4 × rate × RTT for 1118 MB/s at 15 ms or 559 MB/s at 30 ms",
+            "up to 1 MiB: what this store",
+            "For the first batches up to 64 KiB",
+            "2048 pages of 128 KiB, a page being about a sample = 256 MiB: 75 MiB for the window",
+            "100 MiB for blocks that are partly inside, two on each lane, 81 MiB for reads in flight",
+            "4 slots of 9.3 MiB, the largest batch: 2 ready",
+        ] {
+            assert!(flat.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_the_unit_that_fits() {
+        let shown = [1, 43_800, 1 << 20, 1_500_000_000, 3 << 40].map(size);
+        assert_eq!(shown, ["1 byte", "42.8 KiB", "1 MiB", "1.4 GiB", "3 TiB"]);
+    }
+
+    #[test]
+    fn a_word_longer_than_a_line_has_one_of_its_own() {
+        let dataset = format!("memory:{}", "x".repeat(200));
+        let text = Plan { dataset: dataset.clone(), ..plan() }.to_string();
+        assert!(text.starts_with(&format!("dataset      {dataset}:\n             3120 samples in 8 shards")), "{text}");
     }
 }

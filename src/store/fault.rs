@@ -182,7 +182,7 @@ impl Store for FaultStore {
         self.inner.list(prefix)
     }
 
-    fn warm(&self, connections: usize) -> StoreFuture<'_, ()> {
+    fn warm(&self, connections: usize) -> StoreFuture<'_, usize> {
         self.inner.warm(connections)
     }
 

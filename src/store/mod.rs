@@ -56,10 +56,13 @@ pub trait Store: fmt::Debug + Send + Sync {
         Box::pin(std::future::ready(Err(error)))
     }
 
-    /// Opens `connections` ahead of the first read; does nothing where there are none.
-    fn warm(&self, connections: usize) -> StoreFuture<'_, ()> {
+    /// Opens connections ahead of the first read, until `connections` are there; gives how many it opened. None where a store has none.
+    ///
+    /// # Errors
+    /// That of the last connection that could not be opened, if none could.
+    fn warm(&self, connections: usize) -> StoreFuture<'_, usize> {
         let _ = connections;
-        Box::pin(std::future::ready(Ok(())))
+        Box::pin(std::future::ready(Ok(0)))
     }
 
     /// The same store for one more reactor thread, with connections of its own.

@@ -113,7 +113,7 @@ impl Store for ThrottleStore {
         Box::pin(self.request(self.inner.list(prefix)))
     }
 
-    fn warm(&self, connections: usize) -> StoreFuture<'_, ()> {
+    fn warm(&self, connections: usize) -> StoreFuture<'_, usize> {
         self.inner.warm(connections)
     }
 

@@ -50,6 +50,8 @@ pub struct Telemetry {
     stages: [StageCells; STAGES.len()],
     counters: [AtomicU64; COUNTERS],
     first_batch_ns: AtomicU64,
+    /// The shortest time to a first byte; `u64::MAX` before there was one.
+    latency_ns: AtomicU64,
     trace: Trace,
 }
 
@@ -69,6 +71,7 @@ impl Telemetry {
             stages: Default::default(),
             counters: Default::default(),
             first_batch_ns: AtomicU64::new(0),
+            latency_ns: AtomicU64::new(u64::MAX),
             trace: Trace::new(started, trace_spans),
         }
     }
@@ -101,6 +104,11 @@ impl Telemetry {
         self.first_batch_ns.store(wait.as_nanos() as u64, Ordering::Relaxed);
     }
 
+    /// Notes how long a request's first byte took.
+    pub fn first_byte(&self, took: Duration) {
+        self.latency_ns.fetch_min(took.as_nanos() as u64, Ordering::Relaxed);
+    }
+
     /// Spans for a picture of the run.
     pub fn trace(&self) -> &Trace {
         &self.trace
@@ -127,6 +135,10 @@ impl Telemetry {
             retries: self.counter(Counter::Retries),
             connections_opened: self.counter(Counter::ConnectionsOpened),
             rereads: self.counter(Counter::Rereads),
+            latency_s: match self.latency_ns.load(Ordering::Relaxed) {
+                u64::MAX => 0.0,
+                ns => ns as f64 / 1e9,
+            },
             first_batch_s: seconds(&self.first_batch_ns),
             batches: self.counter(Counter::Batches),
             samples: self.counter(Counter::Samples),
@@ -182,6 +194,9 @@ impl fmt::Display for Limit {
     }
 }
 
+/// A request that takes this many times its latency has queued for the link, or filled it.
+const QUEUEING: f64 = 4.0;
+
 /// The numbers of a run so far. Times in seconds, sizes in bytes.
 #[derive(Clone, Debug, Serialize)]
 pub struct Stats {
@@ -199,17 +214,19 @@ pub struct Stats {
     pub requests: u64,
     /// Requests sent again.
     pub retries: u64,
-    /// Connections opened.
+    /// Connections opened, ahead of the first read or for a request; of a file store the files.
     pub connections_opened: u64,
     /// Reads dropped to make room and read again: host memory is too small for the window.
     pub rereads: u64,
+    /// The shortest time from asking to the first byte: the store's distance, with nothing queueing; 0 before there was one.
+    pub latency_s: f64,
     /// Wait for the newest run's first batch: the cold start.
     pub first_batch_s: f64,
     /// Batches delivered.
     pub batches: u64,
     /// Samples delivered.
     pub samples: u64,
-    /// Seconds in which a read was due and no page was free.
+    /// Seconds in which a read was due and host memory had no room for it.
     pub page_wait_s: f64,
     /// Seconds in which a read was due and enough were in flight.
     pub link_wait_s: f64,
@@ -224,6 +241,9 @@ pub struct Stats {
 impl Stats {
     /// Below one per cent of stall nothing but the consumer is the limit. Above, the stage that was saturated while the
     /// consumer waited: serial stages by their busy time, then pages, and else the link.
+    ///
+    /// Pages are waited for with a link that is full, too: with more of them requests would only queue for longer. It is full when
+    /// requests take several times as long as the distance alone makes them, just as the plan's bytes in flight are four times rate × RTT.
     fn attribute(&self) -> Limit {
         if self.stall_share < 0.01 {
             return Limit::Consumer;
@@ -233,7 +253,10 @@ impl Stats {
             Limit::Copy
         } else if self.decode.busy_s > 0.8 * busy {
             Limit::Decode
-        } else if self.page_wait_s > self.link_wait_s && self.page_wait_s > 0.5 * self.consumer.wait_s {
+        } else if self.page_wait_s > self.link_wait_s
+            && self.page_wait_s > 0.5 * self.consumer.wait_s
+            && self.fetch.busy_s <= QUEUEING * self.latency_s * self.requests as f64
+        {
             Limit::HostMemory
         } else {
             Limit::Link
@@ -280,6 +303,15 @@ mod tests {
         assert_eq!(run(none, two, none).limit, Limit::Consumer);
         assert_eq!(run(one, none, two).limit, Limit::Link);
         assert_eq!(run(one, two, none).limit, Limit::HostMemory);
+        let full = Telemetry::new(0);
+        full.stage(Stage::Consumer, 0, one, one);
+        full.count(Counter::PageWaitNs, one.as_nanos() as u64);
+        full.count(Counter::Requests, 10);
+        full.first_byte(Duration::from_millis(10));
+        full.stage(Stage::Fetch, 0, Duration::from_millis(390), Duration::ZERO);
+        assert_eq!(full.stats().limit, Limit::HostMemory);
+        full.stage(Stage::Fetch, 0, Duration::from_millis(20), Duration::ZERO);
+        assert_eq!(full.stats().limit, Limit::Link, "requests take more than four times their latency");
         assert!((run(one, none, none).stall_share - 0.1).abs() < 1e-9);
     }
 

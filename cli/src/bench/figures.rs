@@ -71,7 +71,7 @@ impl Figures {
         let waited = bench.first_batch.unwrap_or_default().as_secs_f64();
         let stall = bench.stall.as_secs_f64();
         let cpu = bench.cpu.saturating_sub(bench.own_cpu).as_secs_f64();
-        let Counters { requests, retries, connections, copied, fetched } = Counters::of(loader).since(bench.before);
+        let Counters { requests, retries, copied, fetched } = Counters::of(loader).since(bench.before);
         let (plan, stats, memory) = (loader.plan(), loader.stats(), loader.memory());
         let pages_mb = |pages: usize| rounded(pages as f64 * plan.page_bytes as f64 / 1e6);
         let per = |amount: f64, whole: f64| if whole > 0.0 { rounded(amount / whole) } else { 0.0 };
@@ -97,7 +97,7 @@ impl Figures {
             fetched_bytes: fetched,
             requests,
             retries,
-            connections,
+            connections: stats.connections_opened,
             rereads: stats.rereads,
             digest: bench.digest.map(|digest| Digests {
                 content: format!("{:016x}", digest.content),
@@ -154,7 +154,7 @@ impl Figures {
             (
                 "requests",
                 format!(
-                    "{}, {} retried; {} opened a connection or a file; {fetched} fetched",
+                    "{}, {} retried, {fetched} fetched; {} connections or files opened",
                     HumanCount(self.requests),
                     HumanCount(self.retries),
                     HumanCount(self.connections)

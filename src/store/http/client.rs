@@ -95,8 +95,8 @@ impl Client {
         }
     }
 
-    /// Opens connections until `count` are idle or being opened; succeeds if any could be.
-    pub(super) async fn warm(self: &Arc<Self>, authority: &Arc<Authority>, count: usize) -> Result<()> {
+    /// Opens connections until `count` are idle; gives how many it opened, and succeeds if it could open any.
+    pub(super) async fn warm(self: &Arc<Self>, authority: &Arc<Authority>, count: usize) -> Result<usize> {
         let count = count.min(self.options.idle_connections).saturating_sub(self.pool.len());
         let mut opening = tokio::task::JoinSet::new();
         for _ in 0..count {
@@ -116,7 +116,7 @@ impl Client {
         }
         match failure {
             Some(error) if opened == 0 => Err(error),
-            _ => Ok(()),
+            _ => Ok(opened),
         }
     }
 

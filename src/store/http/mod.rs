@@ -124,7 +124,7 @@ impl Store for HttpStore {
         Box::pin(self.read_range(request, landing))
     }
 
-    fn warm(&self, connections: usize) -> StoreFuture<'_, ()> {
+    fn warm(&self, connections: usize) -> StoreFuture<'_, usize> {
         Box::pin(self.client.warm(self.root.authority(), connections))
     }
 
