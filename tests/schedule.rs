@@ -131,7 +131,7 @@ proptest! {
                 prop_assert!(used == read.uses || case.drop_last && used < read.uses);
                 covered.insert((read.extent.shard, read.extent.start), read.extent.len);
             }
-            // Gaps may be read over; without them no byte is read twice.
+            // A gap that is read over may hold samples that came before; else no byte is read twice.
             let mut last = (u32::MAX, 0);
             for ((shard, at), len) in covered {
                 prop_assert!(case.shape.gap_bytes > 0 || last.0 != shard || at >= last.1);
@@ -182,4 +182,35 @@ fn the_first_batch_is_read_alone_and_in_short_reads() {
     // Long before the epoch's end whole blocks are read, and all in all there are few more reads than blocks have requests.
     let whole = listed.reads.values().filter(|read| read.extent.len == 100_000).count();
     assert!(whole > 100, "{whole} of 160 blocks were read whole");
+}
+
+#[test]
+fn small_samples_cost_little_more_than_their_bytes() {
+    for (window, batch_size) in [(0, 64), (1024, 8), (1024, 64), (4096, 64), (16_384, 64)] {
+        let case = Case {
+            shards: vec![16_384],
+            row: 4096,
+            block: 4 << 20,
+            window,
+            world_size: 1,
+            batch_size,
+            drop_last: false,
+            shape: Shape {
+                request_bytes: 1 << 20,
+                cold_request_bytes: 43_800,
+                gap_bytes: 64 << 10,
+                page_bytes: 65_536,
+                alignment: 1,
+            },
+            start_batch: 0,
+        };
+        let dataset = dataset(&case);
+        let samples: Arc<[u32]> = dataset.blocks().iter().map(|block| block.samples).collect();
+        let order = Order::new(samples, Shuffle::window(window).seed(1), 1, None).unwrap();
+        let listed = walk(&case, &dataset, &order, 0, 0);
+        let bytes: u64 = listed.reads.values().map(|read| read.extent.len).sum();
+        let ratio = bytes as f64 / (16_384.0 * 4096.0);
+        println!("window {window}, batch {batch_size}: {ratio:.3} bytes read per byte, {} reads", listed.reads.len());
+        assert!(ratio < 1.5, "window {window}, batch {batch_size}: {ratio:.2} bytes read per byte");
+    }
 }

@@ -145,7 +145,7 @@ fn next_completion(
 /// # Errors
 /// The first error that is not transient, or that lasted longer than the policy's patience.
 pub fn heads(sources: &[Source], policy: RetryPolicy) -> Result<Vec<ObjectMeta>> {
-    runtime()?.block_on(async {
+    block_on(async {
         let mut metas: Vec<Option<ObjectMeta>> = vec![None; sources.len()];
         let mut tasks = tokio::task::JoinSet::new();
         // Connections belong to the runtime that opened them, and this one ends here.
@@ -178,7 +178,7 @@ async fn head(source: &Source, policy: RetryPolicy) -> Result<ObjectMeta> {
 /// # Errors
 /// The store's own; `Stalled` when it does not answer.
 pub fn list(source: &Source, policy: RetryPolicy) -> Result<Vec<ObjectEntry>> {
-    runtime()?.block_on(async {
+    block_on(async {
         let store = Arc::clone(&source.store).per_reactor();
         let what = format!("listing {}{}", store.root(), source.key);
         // A listing is many answers, and its progress cannot be seen from here.
@@ -208,9 +208,13 @@ async fn insist<'a, T>(
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Error::new(Kind::Io, "starting a reactor").source(e))
+/// Runs a future to its end on a thread of its own: the caller's may belong to a runtime, which allows no other one on it.
+fn block_on<T: Send>(future: impl Future<Output = Result<T>> + Send) -> Result<T> {
+    let failed = |error: std::io::Error| Error::new(Kind::Io, "starting a reactor").source(error);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("farfeed-lookup".to_owned());
+        let thread = thread.spawn_scoped(scope, || runtime.block_on(future)).map_err(failed)?;
+        thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Io, "a look-up panicked; its message says more")))
+    })
 }

@@ -1,6 +1,6 @@
 //! A block of the window: which of its samples are still to come, and which read brings each field of them.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use super::walk::Piece;
 use crate::dataset::Extent;
@@ -51,9 +51,16 @@ impl Cover {
 
     /// Fields of pending samples that no read brings yet, as (index in block, field number).
     pub(super) fn uncovered(&self) -> impl Iterator<Item = (u32, usize)> + '_ {
-        let samples = self.span.clone().zip(&self.pending).filter(|(_, pending)| **pending);
-        samples
-            .flat_map(|(index, _)| (0..self.fields).map(move |field| (index, field)))
+        self.uncovered_in(self.span.start..=self.span.end)
+    }
+
+    /// The same of the samples in `range`.
+    pub(super) fn uncovered_in(&self, range: RangeInclusive<u32>) -> impl Iterator<Item = (u32, usize)> + '_ {
+        let within = (*range.start()).max(self.span.start)..range.end().saturating_add(1).min(self.span.end);
+        let pending = within.filter(|index| self.pending[(index - self.span.start) as usize]);
+        let fields = self.fields;
+        pending
+            .flat_map(move |index| (0..fields).map(move |field| (index, field)))
             .filter(|(i, f)| !self.covers(*i, *f))
     }
 

@@ -7,7 +7,7 @@
 //! allowance comes in. A link that carries the demand and a quarter more is thus never behind. The cold start is over when no rest is
 //! left and the allowance has grown to four batches: from then on blocks are read whole, and the lead that was won hides their unevenness.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::Shape;
@@ -21,6 +21,8 @@ use crate::order::{LaneCursor, Order, Partition};
 const HEAD_START_BATCHES: u64 = 4;
 /// The most that is read per byte consumed during the cold start.
 const ALLOWANCE_PER_BYTE: f64 = 1.25;
+/// Where batches are small, this much beyond them at least: 8 ms of a link of 1 Gbit/s.
+const ALLOWANCE_MIN: u64 = 1 << 20;
 
 /// What happens next.
 #[derive(Debug)]
@@ -209,13 +211,14 @@ impl Schedule {
         }
         let head_start = self.sequence < HEAD_START_BATCHES;
         let cap = if head_start { self.shape.cold_request_bytes } else { self.shape.incomplete_request_bytes() };
-        let listed = self.list_reads(walk, &mut needed, cap, self.sequence)
-            + self.list_reads(walk, &mut whole, self.shape.request_bytes, self.sequence);
+        let needed = self.list_reads(walk, &mut needed, cap, self.sequence)?;
+        let listed = needed + self.list_reads(walk, &mut whole, self.shape.request_bytes, self.sequence)?;
         let plan = self.batch_plan(walk, &rows)?;
         let payload: u64 = plan.pieces.iter().map(|piece| piece.len).sum();
         self.steps.push_back(Step::Batch(plan));
         if self.cold && !head_start {
-            self.allowance += (payload as f64 * ALLOWANCE_PER_BYTE) as i64 - listed as i64;
+            let allowed = (payload as f64 * ALLOWANCE_PER_BYTE).max((payload + ALLOWANCE_MIN) as f64);
+            self.allowance += allowed as i64 - listed as i64;
             self.list_rests(walk)?;
             self.cold = !walk.rests.is_empty() || self.allowance < 4 * payload.max(self.largest_block) as i64;
         }
@@ -288,7 +291,7 @@ impl Schedule {
             let mut targets = Vec::new();
             self.want_rest(walk, key, &mut targets)?;
             let cap = self.shape.incomplete_request_bytes();
-            self.allowance -= self.list_reads(walk, &mut targets, cap, self.sequence + 1) as i64;
+            self.allowance -= self.list_reads(walk, &mut targets, cap, self.sequence + 1)? as i64;
         }
         Ok(())
     }
@@ -314,7 +317,13 @@ impl Schedule {
     }
 
     /// Lists reads of at most `cap` bytes that cover `targets`, neighbours together; returns their bytes.
-    fn list_reads(&mut self, walk: &mut EpochWalk, targets: &mut Vec<Target>, cap: u64, first_batch: u64) -> u64 {
+    fn list_reads(
+        &mut self,
+        walk: &mut EpochWalk,
+        targets: &mut Vec<Target>,
+        cap: u64,
+        first_batch: u64,
+    ) -> Result<u64> {
         targets.sort_unstable_by_key(|t| (t.lane, t.block, t.extent, t.index, t.field));
         targets.dedup_by_key(|t| (t.lane, t.block, t.index, t.field));
         let gap = self.shape.gap_bytes;
@@ -332,9 +341,26 @@ impl Schedule {
             let (run, others) = rest.split_at(run.count().max(1));
             rest = others;
             bytes += end - first.extent.start;
-            self.list_run(walk, run, end, cap, first_batch);
+            let run = self.with_gaps(walk, run, end)?;
+            self.list_run(walk, &run, end, cap, first_batch);
         }
-        bytes
+        Ok(bytes)
+    }
+
+    /// A run's targets, and those that lie wholly in the gaps it reads over: what was read once is not read again.
+    fn with_gaps(&self, walk: &EpochWalk, run: &[Target], end: u64) -> Result<Vec<Target>> {
+        let mut all = run.to_vec();
+        let (first, start) = (run[0], run[0].extent.start);
+        let key = (first.lane, first.block);
+        let known: BTreeSet<(u32, usize)> = run.iter().map(|target| (target.index, target.field)).collect();
+        // Samples of a block lie one behind the other.
+        let (Some((lowest, _)), Some((highest, _))) = (known.first(), known.last()) else { return Ok(all) };
+        let Some(cover) = walk.covers.get(&key) else { return Ok(all) };
+        for (index, field) in cover.uncovered_in(*lowest..=*highest).filter(|cell| !known.contains(cell)) {
+            let target = self.target(key, index, field)?;
+            all.extend(target.filter(|target| target.extent.start >= start && target.extent.end() <= end));
+        }
+        Ok(all)
     }
 
     /// One run of neighbouring targets of a block, in as few reads of about equal length as `cap` allows.
