@@ -87,6 +87,8 @@ struct Shared {
     completions: Sender<Completion>,
 }
 
+/// Reads wait no longer than this for connections that are being opened.
+const WARM_MAX: Duration = Duration::from_secs(1);
 /// How often progress is looked at.
 const PROGRESS_TICK: Duration = Duration::from_millis(250);
 
@@ -179,7 +181,11 @@ impl Reactor {
             .map_err(|e| Error::new(Kind::Io, "starting a reactor").source(e))?;
         let run = move || {
             runtime.block_on(async {
-                shared.warm(warm);
+                tokio::select! {
+                    biased;
+                    _ = stopped.changed() => return,
+                    () = shared.warm(warm) => {}
+                }
                 loop {
                     tokio::select! {
                         biased;
@@ -232,20 +238,24 @@ impl Drop for Report {
 }
 
 impl Shared {
-    /// Opens connections in the background. One that cannot be opened is no error yet: the read that needs it will say so.
-    fn warm(&self, connections: usize) {
+    /// Opens connections before the first read, which would else open its own beside those on their way. One that cannot be opened is
+    /// no error yet: the read that needs it will say so.
+    async fn warm(&self, connections: usize) {
+        let mut opening = tokio::task::JoinSet::new();
         let mut warmed: Vec<&Arc<dyn Store>> = Vec::new();
         for source in self.sources.iter().filter(|_| connections > 0) {
             if !warmed.iter().any(|store| Arc::ptr_eq(store, &source.store)) {
                 warmed.push(&source.store);
                 let store = Arc::clone(&source.store);
                 let telemetry = Arc::clone(&self.telemetry);
-                tokio::spawn(async move {
+                opening.spawn(async move {
                     let opened = store.warm(connections).await.unwrap_or(0);
                     telemetry.count(Counter::ConnectionsOpened, opened as u64);
                 });
             }
         }
+        // Past the deadline what is still being opened is dropped, and reads open what they need.
+        let _ = tokio::time::timeout(WARM_MAX, async { while opening.join_next().await.is_some() {} }).await;
     }
 
     async fn until_landed(&self, shard: u32, start: u64, landing: &mut Landing) -> Result<()> {
