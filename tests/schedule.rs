@@ -1,5 +1,7 @@
 //! Properties of the schedule: what it lists is what batches need, in the order of need, no byte twice.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
