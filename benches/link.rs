@@ -171,6 +171,8 @@ fn stream(arguments: &[String]) -> Pass {
         .patience(Duration::from_secs(60))
         .build()
         .unwrap();
+    // The bound is for open connections: a training script makes its model meanwhile.
+    std::thread::sleep(Duration::from_millis(200));
     let fetched_before = loader.stats().fetch.bytes;
     let (asked, cpu) = (Instant::now(), cpu_time(ClockId::ProcessCPUTime));
     let (mut first, mut delivered, mut batches, mut own_cpu) = (None, asked, 0, Duration::ZERO);

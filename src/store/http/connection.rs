@@ -11,7 +11,9 @@ use super::transport::Transport;
 use super::url::{Authority, Target};
 use crate::memory::Landing;
 
-/// What a header usually fits in many times over, and little enough that few body bytes come along and are copied.
+/// What most headers fit in.
+const USUAL_HEADER_BYTES: usize = 384;
+/// What a header fits in but for odd ones.
 const SCRATCH_BYTES: usize = 4 << 10;
 
 /// From here on a body's time is mostly that of its bytes.
@@ -203,10 +205,14 @@ impl Connection {
         }
     }
 
-    /// Receives up to a scratch's worth more.
+    /// Receives more: at first no more than a header usually has, since body bytes that come along are copied; then up to a scratch's worth.
     async fn receive_more(&mut self) -> io::Result<()> {
         let here = self.scratch.len();
-        let room = if here < SCRATCH_BYTES { SCRATCH_BYTES } else { HEADER_BYTES_MAX };
+        let room = match here {
+            0 => USUAL_HEADER_BYTES,
+            _ if here < SCRATCH_BYTES => SCRATCH_BYTES,
+            _ => HEADER_BYTES_MAX,
+        };
         self.scratch.resize(room, 0);
         let received = self.transport.receive(&mut self.scratch[here..]).await;
         self.scratch.truncate(here + received.as_ref().map_or(0, |count| *count));
