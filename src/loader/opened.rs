@@ -53,20 +53,12 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     check_batches(&partition, dataset.samples())?;
     let appetite = appetite(&objects);
     let page_bytes = page_bytes(options, &dataset, &columns)?;
-    let shape = Shape {
-        // A read that is cut at whole pages wastes none.
-        request_bytes: (appetite.request_bytes as u64).next_multiple_of(page_bytes as u64),
-        // Short, but not so short that pages stay all but empty.
-        cold_request_bytes: COLD_REQUEST_BYTES.max(page_bytes as u64 / 4),
-        gap_bytes: appetite.gap_bytes as u64,
-        page_bytes,
-        alignment: appetite.alignment,
-    };
+    let shape = shape(&appetite, page_bytes);
     let host_memory = host_memory(options);
     let pages = usize::try_from(host_memory.as_bytes() / page_bytes as u64).unwrap_or(usize::MAX).max(1);
     let largest = LargestBatch::of(&dataset, &columns, options.batch_size);
     let (order, budget) = order_that_fits(options, &dataset, &partition, &shape, &largest, pages)?;
-    let (limits, [requests_reason, in_flight_reason]) = limits(options, &appetite, &shape, &budget, pages);
+    let (limits, reasons) = limits(options, &appetite, &shape, &budget, pages);
     let (slots, slot_bytes) = slots(options, &columns, &largest)?;
     let slab = Slab::new(pages * page_bytes, page_bytes)?;
     let backend = options.device.backend();
@@ -79,36 +71,6 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
             let _ = returned.try_send(());
         }),
     )?;
-    let mut plan = Plan {
-        dataset: options.shown(),
-        shards: dataset.shards().len(),
-        samples: dataset.samples(),
-        remainder: dataset.remainder(),
-        dataset_bytes: dataset.shards().iter().map(|shard| shard.size).sum(),
-        blocks: dataset.blocks().len(),
-        rank: options.rank,
-        world_size: options.world_size,
-        batch_size: u64::from(options.batch_size),
-        batches_per_epoch: partition.batches(order.samples()),
-        window: order.shuffle().window_samples(),
-        lanes: order.lanes(),
-        host_memory: host_memory.as_bytes(),
-        requests: limits.requests,
-        requests_reason: requests_reason.into(),
-        in_flight_bytes: limits.bytes,
-        in_flight_reason: in_flight_reason.into(),
-        connections_max: CONNECTIONS_MAX,
-        device: backend.name(),
-        slots,
-        slot_bytes,
-        page_bytes: 0,
-        pages: 0,
-        window_pages: 0,
-        edge_pages: 0,
-        request_bytes: 0,
-        cold_request_bytes: 0,
-    };
-    plan.set_memory(&shape, &budget, pages);
     let sources = objects.iter().zip(dataset.shards()).map(|(object, shard)| object.source(Some(shard.size))).collect();
     let names = columns.iter().map(|column| column.name.clone()).collect();
     let parts = Arc::new(Parts {
@@ -133,6 +95,7 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
         slot_returned,
         warm: Mutex::new(None),
     });
+    let plan = plan(options, &parts, &budget, reasons, host_memory, backend.name());
     let loader = Loader {
         parts,
         plan,
@@ -145,6 +108,58 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     }
     *lock(&loader.parts.warm) = Some(loader.parts.connect()?);
     Ok(loader)
+}
+
+fn shape(appetite: &Appetite, page_bytes: usize) -> Shape {
+    Shape {
+        // A read that is cut at whole pages wastes none.
+        request_bytes: (appetite.request_bytes as u64).next_multiple_of(page_bytes as u64),
+        // Short, but not so short that pages stay all but empty.
+        cold_request_bytes: COLD_REQUEST_BYTES.max(page_bytes as u64 / 4),
+        gap_bytes: appetite.gap_bytes as u64,
+        page_bytes,
+        alignment: appetite.alignment,
+    }
+}
+
+fn plan(
+    options: &LoaderBuilder,
+    parts: &Parts,
+    budget: &Budget,
+    [requests_reason, in_flight_reason]: [&str; 2],
+    host_memory: ByteSize,
+    device: String,
+) -> Plan {
+    let Parts { dataset, order, partition, shape, limits, slab, .. } = parts;
+    Plan {
+        dataset: options.shown(),
+        shards: dataset.shards().len(),
+        samples: dataset.samples(),
+        remainder: dataset.remainder(),
+        dataset_bytes: dataset.shards().iter().map(|shard| shard.size).sum(),
+        blocks: dataset.blocks().len(),
+        rank: options.rank,
+        world_size: options.world_size,
+        batch_size: u64::from(options.batch_size),
+        batches_per_epoch: partition.batches(order.samples()),
+        window: order.shuffle().window_samples(),
+        lanes: order.lanes(),
+        host_memory: host_memory.as_bytes(),
+        requests: limits.requests,
+        requests_reason: requests_reason.into(),
+        in_flight_bytes: limits.bytes,
+        in_flight_reason: in_flight_reason.into(),
+        connections_max: CONNECTIONS_MAX,
+        device,
+        slots: parts.slots,
+        slot_bytes: parts.slot_bytes,
+        page_bytes: shape.page_bytes,
+        pages: slab.pages(),
+        window_pages: budget.window_pages,
+        edge_pages: budget.edge_pages,
+        request_bytes: shape.request_bytes,
+        cold_request_bytes: shape.cold_request_bytes,
+    }
 }
 
 /// An epoch without a batch would never end: the stream would turn from one to the next for ever.

@@ -4,8 +4,6 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Budget, Shape};
-
 /// What a loader is going to do, with the arithmetic behind each number. Sizes in bytes.
 #[derive(Clone, Debug, Serialize)]
 #[expect(missing_docs, reason = "Display explains each number")]
@@ -49,15 +47,6 @@ impl Plan {
     /// trip, since a full link wants about four bandwidth-delay products in flight.
     pub fn covers_bytes_per_s(&self, rtt_s: f64) -> f64 {
         self.in_flight_bytes as f64 / 4.0 / rtt_s
-    }
-
-    pub(crate) fn set_memory(&mut self, shape: &Shape, budget: &Budget, pages: usize) {
-        self.page_bytes = shape.page_bytes;
-        self.pages = pages;
-        self.window_pages = budget.window_pages;
-        self.edge_pages = budget.edge_pages;
-        self.request_bytes = shape.request_bytes;
-        self.cold_request_bytes = shape.cold_request_bytes;
     }
 }
 
