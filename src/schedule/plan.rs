@@ -99,7 +99,7 @@ impl Plan {
         format!(
             "up to {} ({}), over HTTP each on a connection of its own, opened ahead; up to {} ({}), which is 4 × rate × RTT for \
              {} at 15 ms or {} at 30 ms. The first batch's reads have the link to themselves; then what is in flight \
-             grows with each batch, from that one's bytes to this bound",
+             grows with each batch that is waited for, from that one's bytes to this bound",
             count(self.requests as u64, "read"),
             self.requests_reason,
             size(self.in_flight_bytes),
