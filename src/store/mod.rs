@@ -8,6 +8,8 @@ mod fault;
 mod file;
 mod http;
 mod memory;
+#[cfg(feature = "cloud")]
+mod object;
 mod throttle;
 
 use std::fmt;
@@ -21,6 +23,8 @@ pub use fault::{Fault, FaultStore};
 pub use file::{FileBackend, FileOptions, FileStore};
 pub use http::{HttpOptions, HttpStore};
 pub use memory::MemoryStore;
+#[cfg(feature = "cloud")]
+pub use object::{FallbackStore, ObjectOptions, ObjectStore};
 pub use throttle::{Throttle, ThrottleStore};
 
 use crate::dataset::Version;
@@ -106,6 +110,8 @@ pub struct Arrival {
     pub first_byte: Duration,
     /// Whether a connection had to be opened.
     pub opened: bool,
+    /// Why the bytes came through the fallback client, if they did.
+    pub fallback: Option<&'static str>,
 }
 
 /// Size and version.

@@ -75,7 +75,7 @@ impl Client {
         if keep_alive && connection.is_spent() {
             self.pool.put(connection);
         }
-        Ok(Arrival { version, copied, first_byte, opened })
+        Ok(Arrival { version, copied, first_byte, opened, fallback: None })
     }
 
     /// Size and version: by HEAD, or by asking for one byte where the server does not answer that.

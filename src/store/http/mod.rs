@@ -90,6 +90,12 @@ impl HttpStore {
         url::split(url)
     }
 
+    /// The URL of the root with its query, and the Authorization header: for another client, never to be shown.
+    #[cfg(feature = "cloud")]
+    pub(super) fn address(&self) -> (String, Option<&str>) {
+        self.root.address()
+    }
+
     async fn read_range(&self, request: &ReadRequest, landing: &mut Landing) -> Result<Arrival> {
         let Some(asked) = Asked::of(&self.root.shown, request, landing)? else { return Ok(Arrival::default()) };
         self.client.read(self.root.target(asked.key), &asked, landing).await

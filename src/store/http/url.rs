@@ -91,6 +91,12 @@ impl Root {
         Target { authority: Arc::clone(&self.authority), path, authorization: self.authorization.clone(), lines: None }
     }
 
+    /// The root with its query, and what goes with each request. Both may be secrets.
+    #[cfg(feature = "cloud")]
+    pub(super) fn address(&self) -> (String, Option<&str>) {
+        (format!("{}{}", self.shown, self.query), self.authorization.as_deref())
+    }
+
     pub(in crate::store) fn authority(&self) -> &Arc<Authority> {
         &self.authority
     }
