@@ -13,7 +13,7 @@ use super::url::{Authority, Target};
 use super::verdict::{Asked, Tag, strong};
 use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
-use crate::store::{Arrival, ObjectMeta};
+use crate::store::{Arrival, ConnectCost, ObjectMeta};
 
 /// Redirects followed for one request.
 const REDIRECTS_MAX: usize = 5;
@@ -101,15 +101,12 @@ impl Client {
         let mut opening = tokio::task::JoinSet::new();
         for _ in 0..count {
             let (client, authority) = (Arc::clone(self), Arc::clone(authority));
-            opening.spawn(async move { client.open(&authority).await });
+            opening.spawn(async move { client.connect(&authority).await });
         }
         let (mut opened, mut failure) = (0, None);
         while let Some(outcome) = opening.join_next().await {
             match outcome {
-                Ok(Ok(connection)) => {
-                    self.pool.put(connection);
-                    opened += 1;
-                }
+                Ok(Ok(_)) => opened += 1,
                 Ok(Err(error)) => failure = Some(error),
                 Err(error) => failure = Some(Error::new(Kind::Io, "opening connections").source(error)),
             }
@@ -118,6 +115,13 @@ impl Client {
             Some(error) if opened == 0 => Err(error),
             _ => Ok(opened),
         }
+    }
+
+    /// Opens a connection and keeps it; says what it cost.
+    pub(super) async fn connect(&self, authority: &Arc<Authority>) -> Result<ConnectCost> {
+        let (connection, cost) = self.open(authority).await?;
+        self.pool.put(connection);
+        Ok(cost)
     }
 
     /// Asks for the first byte: the answer tells the size of the whole.
@@ -173,7 +177,7 @@ impl Client {
         loop {
             let (mut connection, opened) = match idle.take() {
                 Some(connection) => (connection, false),
-                None => (self.open(&target.authority).await?, true),
+                None => (self.open(&target.authority).await?.0, true),
             };
             let patience = self.options.header_timeout;
             match tokio::time::timeout(patience, connection.exchange(target, request)).await {
@@ -197,13 +201,13 @@ impl Client {
         }
     }
 
-    async fn open(&self, authority: &Arc<Authority>) -> Result<Connection> {
+    async fn open(&self, authority: &Arc<Authority>) -> Result<(Connection, ConnectCost)> {
         let patience = self.options.connect_timeout;
         let stalled = || {
             Error::new(Kind::Stalled, format!("no connection to {} within {patience:?}", authority.name)).transient()
         };
         match tokio::time::timeout(patience, Connection::open(authority, &self.resolver, patience)).await {
-            Ok(Ok(connection)) => Ok(connection),
+            Ok(Ok(opened)) => Ok(opened),
             Ok(Err(cause)) if cause.kind() == io::ErrorKind::TimedOut => Err(stalled()),
             Ok(Err(cause)) => Err(Error::new(Kind::Io, format!("connecting to {}", authority.name))
                 .source(cause)

@@ -10,6 +10,7 @@ use super::response::{HEADER_BYTES_MAX, Head, Malformed, header_end, is_interim,
 use super::transport::Transport;
 use super::url::{Authority, Target};
 use crate::memory::Landing;
+use crate::store::ConnectCost;
 
 /// What most headers fit in.
 const USUAL_HEADER_BYTES: usize = 384;
@@ -62,18 +63,28 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects to one of the addresses of `authority`, each getting its share of `patience`.
-    pub(super) async fn open(authority: &Arc<Authority>, resolver: &Resolver, patience: Duration) -> io::Result<Self> {
-        let deadline = Instant::now() + patience;
+    /// Connects to one of the addresses of `authority`, each getting its share of `patience`; says what that cost.
+    pub(super) async fn open(
+        authority: &Arc<Authority>,
+        resolver: &Resolver,
+        patience: Duration,
+    ) -> io::Result<(Self, ConnectCost)> {
+        let began = Instant::now();
+        let deadline = began + patience;
         let addresses = resolver.addresses(authority).await?;
+        let resolve = began.elapsed();
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         let count = addresses.len();
         let first = resolver.turn();
         for tried in 0..count {
             let share = deadline.saturating_duration_since(Instant::now()) / (count - tried) as u32;
             let address = addresses[(first + tried) % count];
+            let began = Instant::now();
             match tokio::time::timeout(share, Transport::connect(address)).await {
-                Ok(Ok(transport)) => return Ok(Connection::over(transport, Arc::clone(authority))),
+                Ok(Ok(transport)) => {
+                    let cost = ConnectCost { address, resolve, connect: began.elapsed(), secure: None };
+                    return Ok((Connection::over(transport, Arc::clone(authority)), cost));
+                }
                 Ok(Err(error)) => failure = error,
                 Err(_) => failure = io::ErrorKind::TimedOut.into(),
             }

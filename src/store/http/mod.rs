@@ -22,7 +22,7 @@ use std::time::Duration;
 use self::client::Client;
 use self::url::Root;
 use self::verdict::Asked;
-use super::{Appetite, Arrival, ObjectMeta, ReadRequest, Store, StoreFuture, past_end};
+use super::{Appetite, Arrival, ConnectCost, ObjectMeta, ReadRequest, Store, StoreFuture, past_end};
 use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
 
@@ -126,6 +126,10 @@ impl Store for HttpStore {
 
     fn warm(&self, connections: usize) -> StoreFuture<'_, usize> {
         Box::pin(self.client.warm(self.root.authority(), connections))
+    }
+
+    fn connect(&self) -> StoreFuture<'_, ConnectCost> {
+        Box::pin(self.client.connect(self.root.authority()))
     }
 
     fn per_reactor(self: Arc<Self>) -> Arc<dyn Store> {
