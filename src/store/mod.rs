@@ -20,7 +20,7 @@ use std::time::Duration;
 
 pub use fault::{Fault, FaultStore};
 pub use file::{FileBackend, FileOptions, FileStore};
-pub use http::{HttpOptions, HttpStore};
+pub use http::{ClientCertificate, HttpOptions, HttpStore, TlsOptions};
 pub use memory::MemoryStore;
 pub use throttle::{Throttle, ThrottleStore};
 

@@ -9,6 +9,7 @@ use super::connection::{Connection, Failure, Method, Request};
 use super::pool::Pool;
 use super::resolver::Resolver;
 use super::response::Malformed;
+use super::security::Security;
 use super::url::{Authority, Target};
 use super::verdict::{Asked, Tag, strong};
 use crate::error::{Error, Kind, Result};
@@ -24,6 +25,7 @@ pub(super) struct Client {
     options: HttpOptions,
     pool: Pool,
     resolver: Resolver,
+    security: Arc<Security>,
 }
 
 /// A connection whose response's header has been received.
@@ -34,13 +36,14 @@ struct Answer {
 }
 
 impl Client {
-    pub(super) fn new(options: HttpOptions) -> Self {
+    pub(super) fn new(options: HttpOptions, security: Arc<Security>) -> Self {
         let pool = Pool::new(options.idle_connections, options.idle_age);
-        Client { options, pool, resolver: Resolver::default() }
+        Client { options, pool, resolver: Resolver::default(), security }
     }
 
-    pub(super) fn options(&self) -> &HttpOptions {
-        &self.options
+    /// The same for another reactor, with connections of its own.
+    pub(super) fn sibling(&self) -> Self {
+        Client::new(self.options.clone(), self.security.sibling())
     }
 
     /// Fills `landing` with the range `asked` for.
@@ -62,11 +65,10 @@ impl Client {
         };
         let (before, began) = (landing.filled(), Instant::now());
         let copied = connection.receive_body(landing).await.map_err(|cause| {
-            let (filled, len) = (landing.filled(), landing.len());
-            asked
-                .error(Kind::Io, format!("the connection broke after {filled} of {len} bytes"))
-                .source(cause)
-                .transient()
+            let (root, key, filled, len) = (asked.root, asked.key, landing.filled(), landing.len());
+            named(cause, format!("{root}{key}: the connection broke after {filled} of {len} bytes"), |context| {
+                Error::new(Kind::Io, context).transient()
+            })
         })?;
         connection.note_body(landing.filled() - before, began.elapsed() + first_byte);
         if keep_alive && connection.is_spent() {
@@ -158,6 +160,11 @@ impl Client {
                 .await
                 .map_err(|error| error.within(format_args!("{}{}", asked.root, asked.key)))?;
             let head = answer.connection.head().map_err(|error| malformed(asked, error))?;
+            if matches!(head.status, 400..404) && answer.connection.lacks_certificate() {
+                return Err(asked
+                    .error(Kind::Auth, format!("the server asks for a client certificate (HTTP {})", head.status))
+                    .advice("name one with `client_certificate`"));
+            }
             if !matches!(head.status, 301 | 302 | 303 | 307 | 308) {
                 return Ok(answer);
             }
@@ -183,15 +190,10 @@ impl Client {
             match tokio::time::timeout(patience, connection.exchange(target, request)).await {
                 Ok(Ok(first_byte)) => return Ok(Answer { connection, first_byte, opened }),
                 Ok(Err(Failure { unanswered: true, .. })) if !opened => {}
-                Ok(Err(Failure { cause, .. })) if cause.kind() == io::ErrorKind::InvalidData => {
-                    return Err(
-                        Error::new(Kind::Unsupported, format!("asking {}", target.authority.name)).source(cause)
-                    );
-                }
                 Ok(Err(Failure { cause, .. })) => {
-                    return Err(Error::new(Kind::Io, format!("asking {}", target.authority.name))
-                        .source(cause)
-                        .transient());
+                    return Err(named(cause, format!("asking {}", target.authority.name), |context| {
+                        Error::new(Kind::Io, context).transient()
+                    }));
                 }
                 Err(_) => {
                     let context = format!("no response header from {} within {patience:?}", target.authority.name);
@@ -206,13 +208,14 @@ impl Client {
         let stalled = || {
             Error::new(Kind::Stalled, format!("no connection to {} within {patience:?}", authority.name)).transient()
         };
-        match tokio::time::timeout(patience, Connection::open(authority, &self.resolver, patience)).await {
+        match tokio::time::timeout(patience, Connection::open(authority, &self.resolver, &self.security, patience))
+            .await
+        {
             Ok(Ok(opened)) => Ok(opened),
             Ok(Err(cause)) if cause.kind() == io::ErrorKind::TimedOut => Err(stalled()),
-            Ok(Err(cause)) => Err(Error::new(Kind::Io, format!("connecting to {}", authority.name))
-                .source(cause)
-                .advice("check the host's name and port, and that it is up")
-                .transient()),
+            Ok(Err(cause)) => Err(named(cause, format!("connecting to {}", authority.name), |context| {
+                Error::new(Kind::Io, context).advice("check the host's name and port, and that it is up").transient()
+            })),
             Err(_) => Err(stalled()),
         }
     }
@@ -225,9 +228,20 @@ impl Client {
     }
 }
 
+/// The error for `cause`, which may know better what it is than `otherwise` does.
+fn named(cause: io::Error, context: String, otherwise: impl FnOnce(String) -> Error) -> Error {
+    match cause.downcast::<Error>() {
+        Ok(error) => error.within(context),
+        Err(cause) if cause.kind() == io::ErrorKind::InvalidData => {
+            Error::new(Kind::Unsupported, context).source(cause)
+        }
+        Err(cause) => otherwise(context).source(cause),
+    }
+}
+
 fn malformed(asked: &Asked<'_>, Malformed(what): Malformed) -> Error {
     asked
         .error(Kind::Io, format!("the server's answer is malformed: {what}"))
-        .advice("check that the port is that of a plain HTTP server")
+        .advice("check that the port is that of an HTTP server")
         .transient()
 }
