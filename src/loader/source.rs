@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fetch::{Source, VersionPin};
 #[cfg(feature = "cloud")]
 use crate::store::{FallbackStore, ObjectOptions, ObjectStore};
-use crate::store::{FileOptions, FileStore, HttpOptions, HttpStore, Store};
+use crate::store::{FileOptions, FileStore, HttpOptions, HttpStore, Store, TlsOptions};
 
 /// An object, and how the user would name it but for secrets.
 #[derive(Clone, Debug)]
@@ -52,11 +52,12 @@ pub(super) struct Stores {
     opened: Vec<(String, Arc<dyn Store>)>,
     settings: Vec<(String, String)>,
     connections: usize,
+    tls: TlsOptions,
 }
 
 impl Stores {
-    pub(super) fn new(connections: usize) -> Self {
-        Stores { connections, ..Stores::default() }
+    pub(super) fn new(connections: usize, tls: TlsOptions) -> Self {
+        Stores { connections, tls, ..Stores::default() }
     }
 
     /// A store that the caller brought; it serves every URL that begins with its root.
@@ -78,11 +79,11 @@ impl Stores {
             return Ok(Object { url: shown(url).into_owned(), key, store: Arc::clone(store) });
         }
         match url.split_once("://") {
-            Some(("http", _)) => self.web(url),
+            Some(("http" | "https", _)) => self.web(url),
             Some(("s3" | "gs" | "az", _)) => self.bucket(url),
             Some(("file", path)) => self.file(path),
             Some((scheme, _)) => Err(Error::new(Kind::Unsupported, format!("{scheme}:// is not supported"))
-                .advice("use s3://, gs://, az://, http:// or a mounted file system")),
+                .advice("use s3://, gs://, az://, https://, http:// or a mounted file system")),
             None => self.file(url),
         }
     }
@@ -123,7 +124,7 @@ impl Stores {
     }
 
     fn http(&self) -> HttpOptions {
-        HttpOptions { idle_connections: self.connections, ..HttpOptions::default() }
+        HttpOptions { idle_connections: self.connections, tls: self.tls.clone(), ..HttpOptions::default() }
     }
 
     #[cfg(feature = "cloud")]

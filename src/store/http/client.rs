@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use super::HttpOptions;
 use super::connection::{Connection, Failure, Method, Request};
 use super::pool::Pool;
-use super::refused::Beyond;
 use super::resolver::Resolver;
 use super::response::Malformed;
+use super::security::Security;
 use super::url::{Authority, Target};
 use super::verdict::{Asked, Tag};
 use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
-use crate::store::{Arrival, ObjectMeta};
+use crate::store::{Arrival, ConnectCost, ObjectMeta};
 
 /// Redirects followed for one request.
 const REDIRECTS_MAX: usize = 5;
@@ -25,6 +25,7 @@ pub(in crate::store) struct Client {
     options: HttpOptions,
     pool: Pool,
     resolver: Resolver,
+    security: Arc<Security>,
 }
 
 /// A connection whose response's header has been received.
@@ -35,13 +36,19 @@ struct Answer {
 }
 
 impl Client {
-    pub(in crate::store) fn new(options: HttpOptions) -> Self {
+    pub(in crate::store) fn new(options: HttpOptions, security: Arc<Security>) -> Self {
         let pool = Pool::new(options.idle_connections, options.idle_age);
-        Client { options, pool, resolver: Resolver::default() }
+        Client { options, pool, resolver: Resolver::default(), security }
     }
 
-    pub(in crate::store) fn options(&self) -> &HttpOptions {
-        &self.options
+    /// The same for another reactor, with connections of its own.
+    pub(in crate::store) fn sibling(&self) -> Self {
+        Client::new(self.options.clone(), self.security.sibling())
+    }
+
+    #[cfg(feature = "cloud")]
+    pub(super) fn security(&self) -> Arc<Security> {
+        Arc::clone(&self.security)
     }
 
     /// Fills `landing` with the range `asked` for.
@@ -65,11 +72,10 @@ impl Client {
         };
         let (before, began) = (landing.filled(), Instant::now());
         let copied = connection.receive_body(landing).await.map_err(|cause| {
-            let (filled, len) = (landing.filled(), landing.len());
-            asked
-                .error(Kind::Io, format!("the connection broke after {filled} of {len} bytes"))
-                .source(cause)
-                .transient()
+            let (root, key, filled, len) = (asked.root, asked.key, landing.filled(), landing.len());
+            named(cause, format!("{root}{key}: the connection broke after {filled} of {len} bytes"), |context| {
+                Error::new(Kind::Io, context).transient()
+            })
         })?;
         connection.note_body(landing.filled() - before, began.elapsed() + first_byte);
         if keep_alive && connection.is_spent() {
@@ -110,15 +116,12 @@ impl Client {
         let mut opening = tokio::task::JoinSet::new();
         for _ in 0..count {
             let (client, authority) = (Arc::clone(self), Arc::clone(authority));
-            opening.spawn(async move { client.open(&authority).await });
+            opening.spawn(async move { client.connect(&authority).await });
         }
         let (mut opened, mut failure) = (0, None);
         while let Some(outcome) = opening.join_next().await {
             match outcome {
-                Ok(Ok(connection)) => {
-                    self.pool.put(connection);
-                    opened += 1;
-                }
+                Ok(Ok(_)) => opened += 1,
                 Ok(Err(error)) => failure = Some(error),
                 Err(error) => failure = Some(Error::new(Kind::Io, "opening connections").source(error)),
             }
@@ -127,6 +130,13 @@ impl Client {
             Some(error) if opened == 0 => Err(error),
             _ => Ok(opened),
         }
+    }
+
+    /// Opens a connection and keeps it; says what it cost.
+    pub(in crate::store) async fn connect(&self, authority: &Arc<Authority>) -> Result<ConnectCost> {
+        let (connection, cost) = self.open(authority).await?;
+        self.pool.put(connection);
+        Ok(cost)
     }
 
     /// Asks for the first byte: the answer tells the size of the whole.
@@ -168,6 +178,11 @@ impl Client {
                 .await
                 .map_err(|error| error.within(format_args!("{}{}", asked.root, asked.key)))?;
             let head = answer.connection.head().map_err(|error| malformed(asked, error))?;
+            if matches!(head.status, 400..404) && answer.connection.lacks_certificate() {
+                return Err(asked
+                    .error(Kind::Auth, format!("the server asks for a client certificate (HTTP {})", head.status))
+                    .advice("name one with `client_certificate`"));
+            }
             if !matches!(head.status, 301 | 302 | 303 | 307 | 308) {
                 return Ok(answer);
             }
@@ -175,9 +190,7 @@ impl Client {
                 let error = asked.error(Kind::Unsupported, "redirected to nowhere");
                 return Err(self.explained(answer.connection, error).await);
             };
-            target = target
-                .redirected(location)
-                .map_err(|why| asked.error(Kind::Unsupported, why).source(Beyond::Redirect))?;
+            target = target.redirected(location).map_err(|why| asked.error(Kind::Unsupported, why))?;
             self.keep(answer.connection);
         }
         Err(asked
@@ -192,21 +205,16 @@ impl Client {
         loop {
             let (mut connection, opened) = match idle.take() {
                 Some(connection) => (connection, false),
-                None => (self.open(&target.authority).await?, true),
+                None => (self.open(&target.authority).await?.0, true),
             };
             let patience = self.options.header_timeout;
             match tokio::time::timeout(patience, connection.exchange(target, request)).await {
                 Ok(Ok(first_byte)) => return Ok(Answer { connection, first_byte, opened }),
                 Ok(Err(Failure { unanswered: true, .. })) if !opened => {}
-                Ok(Err(Failure { cause, .. })) if cause.kind() == io::ErrorKind::InvalidData => {
-                    return Err(
-                        Error::new(Kind::Unsupported, format!("asking {}", target.authority.name)).source(cause)
-                    );
-                }
                 Ok(Err(Failure { cause, .. })) => {
-                    return Err(Error::new(Kind::Io, format!("asking {}", target.authority.name))
-                        .source(cause)
-                        .transient());
+                    return Err(named(cause, format!("asking {}", target.authority.name), |context| {
+                        Error::new(Kind::Io, context).transient()
+                    }));
                 }
                 Err(_) => {
                     let context = format!("no response header from {} within {patience:?}", target.authority.name);
@@ -216,18 +224,19 @@ impl Client {
         }
     }
 
-    async fn open(&self, authority: &Arc<Authority>) -> Result<Connection> {
+    async fn open(&self, authority: &Arc<Authority>) -> Result<(Connection, ConnectCost)> {
         let patience = self.options.connect_timeout;
         let stalled = || {
             Error::new(Kind::Stalled, format!("no connection to {} within {patience:?}", authority.name)).transient()
         };
-        match tokio::time::timeout(patience, Connection::open(authority, &self.resolver, patience)).await {
-            Ok(Ok(connection)) => Ok(connection),
+        match tokio::time::timeout(patience, Connection::open(authority, &self.resolver, &self.security, patience))
+            .await
+        {
+            Ok(Ok(opened)) => Ok(opened),
             Ok(Err(cause)) if cause.kind() == io::ErrorKind::TimedOut => Err(stalled()),
-            Ok(Err(cause)) => Err(Error::new(Kind::Io, format!("connecting to {}", authority.name))
-                .source(cause)
-                .advice("check the host's name and port, and that it is up")
-                .transient()),
+            Ok(Err(cause)) => Err(named(cause, format!("connecting to {}", authority.name), |context| {
+                Error::new(Kind::Io, context).advice("check the host's name and port, and that it is up").transient()
+            })),
             Err(_) => Err(stalled()),
         }
     }
@@ -240,9 +249,20 @@ impl Client {
     }
 }
 
+/// The error for `cause`, which may know better what it is than `otherwise` does.
+fn named(cause: io::Error, context: String, otherwise: impl FnOnce(String) -> Error) -> Error {
+    match cause.downcast::<Error>() {
+        Ok(error) => error.within(context),
+        Err(cause) if cause.kind() == io::ErrorKind::InvalidData => {
+            Error::new(Kind::Unsupported, context).source(cause)
+        }
+        Err(cause) => otherwise(context).source(cause),
+    }
+}
+
 fn malformed(asked: &Asked<'_>, Malformed(what): Malformed) -> Error {
     asked
         .error(Kind::Io, format!("the server's answer is malformed: {what}"))
-        .advice("check that the port is that of a plain HTTP server")
+        .advice("check that the port is that of an HTTP server")
         .transient()
 }

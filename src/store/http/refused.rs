@@ -67,8 +67,6 @@ pub(in crate::store) enum Beyond {
     Chunked,
     /// A body in a content coding.
     Coded,
-    /// A redirect that is not followed.
-    Redirect,
 }
 
 impl Beyond {
@@ -81,7 +79,6 @@ impl Beyond {
         match self {
             Beyond::Chunked => "chunked bodies",
             Beyond::Coded => "content codings",
-            Beyond::Redirect => "redirects",
         }
     }
 }
@@ -91,7 +88,6 @@ impl fmt::Display for Beyond {
         f.write_str(match self {
             Beyond::Chunked => "its bytes cannot be received in place",
             Beyond::Coded => "its bytes are not the object's",
-            Beyond::Redirect => "it is not followed",
         })
     }
 }

@@ -13,7 +13,7 @@ use object_store::client::{HttpRequest, HttpRequestBody};
 use object_store::list::PaginatedListStore;
 use object_store::{BackoffConfig, CredentialProvider, ObjectStore, RetryConfig};
 
-use super::super::http::{Asked, Root, Target};
+use super::super::http::{Asked, Root, Security, Target};
 use super::connector::Connector;
 use super::foreign::cause;
 use super::options::{ObjectOptions, Provider};
@@ -75,15 +75,16 @@ struct Signature {
 }
 
 impl Access {
-    pub(super) fn open(provider: Provider, bucket: &str, options: ObjectOptions) -> Result<Self> {
-        let connector = Connector::new(options.http.clone());
+    pub(super) fn open(
+        provider: Provider,
+        bucket: &str,
+        options: ObjectOptions,
+        security: &Arc<Security>,
+    ) -> Result<Self> {
+        let connector = Connector::new(options.http.clone(), Arc::clone(security));
         let current = Arc::new(Entry::open(provider, bucket, &options, &connector, 0, None)?);
         let (bucket, signatures) = (bucket.to_owned(), Mutex::default());
         Ok(Access { provider, bucket, options, connector, current: RwLock::new(current), signatures })
-    }
-
-    pub(super) fn options(&self) -> &ObjectOptions {
-        &self.options
     }
 
     pub(super) fn current(&self) -> Arc<Entry> {

@@ -4,14 +4,17 @@
 //! certificates that the options name.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::client::{HttpClient, HttpConnector};
 use object_store::{ClientConfigKey, ClientOptions};
 use reqwest::{ClientBuilder, NoProxy, Proxy};
+use rustls::{ClientConfig, RootCertStore};
 
 use super::super::HttpOptions;
+use super::super::http::Security;
+use crate::error::{Error, Kind};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -22,21 +25,21 @@ const IDLE_MAX: usize = 32;
 #[derive(Clone)]
 pub(super) struct Connector {
     http: HttpOptions,
-    secure: Arc<OnceLock<rustls::ClientConfig>>,
+    security: Arc<Security>,
 }
 
 impl Connector {
-    pub(super) fn new(http: HttpOptions) -> Self {
-        Connector { http, secure: Arc::default() }
+    pub(super) fn new(http: HttpOptions, security: Arc<Security>) -> Self {
+        Connector { http, security }
     }
 
     fn client(&self, options: &ClientOptions) -> Result<reqwest::Client, Failure> {
         let value = |key: ClientConfigKey| options.get_config_value(&key);
-        let says = |key: ClientConfigKey| value(key).as_deref() == Some("true");
+        let plain = value(ClientConfigKey::AllowHttp).as_deref() == Some("true");
         let mut builder = ClientBuilder::new()
             .user_agent(concat!("farfeed/", env!("CARGO_PKG_VERSION")))
-            .tls_backend_preconfigured(self.secure()?)
-            .https_only(!says(ClientConfigKey::AllowHttp))
+            .tls_backend_preconfigured(self.secure(plain)?)
+            .https_only(!plain)
             .connect_timeout(self.connect_timeout(value(ClientConfigKey::ConnectTimeout)))
             .read_timeout(self.http.header_timeout)
             .pool_max_idle_per_host(IDLE_MAX)
@@ -59,19 +62,17 @@ impl Connector {
         said.map_or(self.http.connect_timeout, |said| said.min(self.http.connect_timeout))
     }
 
-    fn secure(&self) -> Result<rustls::ClientConfig, Failure> {
-        if let Some(config) = self.secure.get() {
-            return Ok(config.clone());
+    /// Those of our own client. Plain HTTP has to work on machines without any certificate too; https does not then.
+    fn secure(&self, plain: bool) -> crate::error::Result<ClientConfig> {
+        match self.security.config() {
+            Err(_) if plain => {
+                let provider = Arc::new(rustls::crypto::ring::default_provider());
+                let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+                let builder = builder.map_err(|error| Error::new(Kind::Config, "no cipher for TLS").source(error))?;
+                Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+            }
+            config => config,
         }
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let provider = rustls::crypto::CryptoProvider::get_default().cloned();
-        let provider = provider.unwrap_or_else(|| Arc::new(rustls::crypto::ring::default_provider()));
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(self.secure.get_or_init(|| config).clone())
     }
 }
 

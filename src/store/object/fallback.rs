@@ -1,7 +1,7 @@
 //! A web server whose answers our client cannot use, read by one that can.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::HeaderValue;
 use http::header::{AUTHORIZATION, HeaderMap};
@@ -9,7 +9,7 @@ use object_store::ClientConfigKey;
 use object_store::http::HttpBuilder;
 
 use super::super::http::{Asked, Beyond, HttpStore};
-use super::super::{Appetite, Arrival, ObjectEntry, ObjectMeta, ReadRequest, Store, StoreFuture};
+use super::super::{Appetite, Arrival, ConnectCost, ObjectEntry, ObjectMeta, ReadRequest, Store, StoreFuture};
 use super::access::retry;
 use super::connector::Connector;
 use super::foreign::cause;
@@ -18,14 +18,20 @@ use super::stream::{self, Detours};
 use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
 
-/// An [`HttpStore`], and a general client for what it refuses: bodies in chunks, redirects that it does not follow, a proxy.
+/// An [`HttpStore`], and a general client for what it refuses: bodies in chunks, or a proxy before it.
 ///
 /// Our client is asked first. An object that it could not read is read by the other one from then on, and after a few such objects all
 /// are. That costs a copy of each byte; [`Arrival::fallback`] says so.
 pub struct FallbackStore {
     direct: Arc<dyn Store>,
-    general: Arc<dyn object_store::ObjectStore>,
+    general: Arc<General>,
     detours: Arc<Detours>,
+}
+
+/// The other client, made when it is first needed: most servers are read without.
+struct General {
+    builder: HttpBuilder,
+    built: OnceLock<object_store::http::HttpStore>,
 }
 
 impl FallbackStore {
@@ -40,7 +46,7 @@ impl FallbackStore {
         for (key, value) in options.for_web()? {
             client = client.with_config(key, value);
         }
-        let (url, authorization) = direct.address();
+        let (url, authorization, security) = direct.address();
         if let Some(mut value) = authorization.and_then(|value| HeaderValue::from_str(value).ok()) {
             value.set_sensitive(true);
             client = client.with_default_headers(HeaderMap::from_iter([(AUTHORIZATION, value)]));
@@ -51,10 +57,19 @@ impl FallbackStore {
         let proxied = client.get_config_value(&ClientConfigKey::ProxyUrl).is_some();
         let detours = if proxied { Detours::everywhere("a proxy") } else { Detours::default() };
         let builder = HttpBuilder::new().with_url(url).with_client_options(client).with_retry(retry());
-        let general = builder.with_http_connector(Connector::new(options.http.clone())).build().map_err(|error| {
-            Error::new(Kind::Config, format!("{}: the options cannot be used: {}", direct.root(), cause(&error)))
-        })?;
+        let builder = builder.with_http_connector(Connector::new(options.http.clone(), security));
+        let general = General { builder, built: OnceLock::new() };
         Ok(Arc::new(FallbackStore { direct, general: Arc::new(general), detours: Arc::new(detours) }))
+    }
+
+    fn general(&self, root: &str) -> Result<&dyn object_store::ObjectStore> {
+        if let Some(built) = self.general.built.get() {
+            return Ok(built);
+        }
+        let built = self.general.builder.clone().build().map_err(|error| {
+            Error::new(Kind::Config, format!("{root}: the options cannot be used: {}", cause(&error)))
+        })?;
+        Ok(self.general.built.get_or_init(|| built))
     }
 
     /// Whether it is worth asking the other client after `error`; if so, it is remembered.
@@ -74,7 +89,7 @@ impl FallbackStore {
             },
         };
         let Some(asked) = Asked::of(self.direct.root(), request, landing)? else { return Ok(Arrival::default()) };
-        stream::read(&*self.general, &asked, landing, why).await
+        stream::read(self.general(asked.root)?, &asked, landing, why).await
     }
 
     async fn look_up(&self, key: &str) -> Result<ObjectMeta> {
@@ -84,7 +99,8 @@ impl FallbackStore {
                 outcome => return outcome,
             };
         }
-        stream::head(&*self.general, &Asked::meta(self.direct.root(), key)).await
+        let root = self.direct.root();
+        stream::head(self.general(root)?, &Asked::meta(root, key)).await
     }
 }
 
@@ -115,6 +131,10 @@ impl Store for FallbackStore {
             Some(_) => Box::pin(std::future::ready(Ok(0))),
             None => self.direct.warm(connections),
         }
+    }
+
+    fn connect(&self) -> StoreFuture<'_, ConnectCost> {
+        self.direct.connect()
     }
 
     fn per_reactor(self: Arc<Self>) -> Arc<dyn Store> {

@@ -32,8 +32,8 @@ use self::access::{Access, Entry};
 use self::options::Provider;
 use self::refusal::{Remedy, in_words, remedy};
 use self::stream::Detours;
-use super::http::{Asked, Beyond, Client, Refused};
-use super::{Appetite, Arrival, ObjectEntry, ObjectMeta, ReadRequest, Store, StoreFuture};
+use super::http::{Asked, Beyond, Client, Refused, Scheme, Security};
+use super::{Appetite, Arrival, ConnectCost, ObjectEntry, ObjectMeta, ReadRequest, Store, StoreFuture};
 use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
 
@@ -80,8 +80,12 @@ impl ObjectStore {
                 "write s3://bucket/key; the server is named by the option endpoint, credentials never in the URL",
             ));
         }
-        let client = Arc::new(Client::new(options.http.clone()));
-        let access = Access::open(provider, bucket, options)?;
+        let security = Security::new(options.http.tls.clone());
+        let client = Arc::new(Client::new(options.http.clone(), Arc::clone(&security)));
+        let access = Access::open(provider, bucket, options, &security)?;
+        if access.current().root.authority().scheme == Scheme::Https {
+            security.prepare().map_err(|error| error.within(format_args!("{scheme}://{bucket}")))?;
+        }
         let detours = access.current().streamed().map_or_else(Detours::default, Detours::everywhere);
         let root = format!("{scheme}://{bucket}/").into();
         Ok(Arc::new(ObjectStore { root, access: Arc::new(access), detours: Arc::new(detours), client }))
@@ -210,8 +214,12 @@ impl Store for ObjectStore {
         })
     }
 
+    fn connect(&self) -> StoreFuture<'_, ConnectCost> {
+        Box::pin(async move { self.client.connect(self.access.current().root.authority()).await })
+    }
+
     fn per_reactor(self: Arc<Self>) -> Arc<dyn Store> {
-        let client = Arc::new(Client::new(self.access.options().http.clone()));
+        let client = Arc::new(self.client.sibling());
         let (root, access, detours) = (Arc::clone(&self.root), Arc::clone(&self.access), Arc::clone(&self.detours));
         Arc::new(ObjectStore { root, access, detours, client })
     }
