@@ -1,10 +1,13 @@
 //! Buckets: against an S3 server that checks every signature, and refuses what it is told to.
 
+#![cfg(feature = "cloud")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 #[path = "conformance/suite.rs"]
 mod conformance;
+#[allow(unused_imports, reason = "servers are shared, and this needs some of them")]
 mod fixture;
+#[allow(unused_imports, reason = "servers are shared, and this needs some of them")]
 mod servers;
 
 use std::sync::Arc;

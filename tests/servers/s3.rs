@@ -3,9 +3,13 @@
 use std::convert::Infallible;
 use std::fs;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use hyper::body::Frame;
 use hyper::header::HeaderMap;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -66,8 +70,32 @@ type Script = dyn Fn(&Seen) -> Option<Refusal> + Send + Sync;
 pub(crate) struct S3Server {
     directory: tempfile::TempDir,
     address: SocketAddr,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    watch: Arc<Watch>,
     runtime: Option<tokio::runtime::Runtime>,
+}
+
+/// What the server and those who look at it share.
+struct Watch {
+    seen: Mutex<Vec<Seen>>,
+    script: Box<Script>,
+    in_chunks: AtomicBool,
+    /// Whether requests are signed; else their Authorization is another server's, for the script to look at.
+    signed: bool,
+}
+
+/// A body of which nobody is told how long it is.
+struct Uncounted(Body);
+
+impl hyper::body::Body for Uncounted {
+    type Data = <Body as hyper::body::Body>::Data;
+    type Error = <Body as hyper::body::Body>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.0).poll_frame(context)
+    }
 }
 
 impl S3Server {
@@ -95,10 +123,15 @@ impl S3Server {
         }
         builder.set_host(SingleDomain::new(&format!("s3.test:{}", address.port())).unwrap());
         let service = builder.build();
-        let seen = Arc::<Mutex<Vec<Seen>>>::default();
+        let watch = Arc::new(Watch {
+            seen: Mutex::default(),
+            script: Box::new(script),
+            in_chunks: AtomicBool::new(false),
+            signed: !keys.is_empty(),
+        });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.spawn(accept(listener, service, Arc::clone(&seen), Arc::new(script)));
-        let server = S3Server { directory, address, seen, runtime: Some(runtime) };
+        runtime.spawn(accept(listener, service, Arc::clone(&watch)));
+        let server = S3Server { directory, address, watch, runtime: Some(runtime) };
         fs::create_dir(server.directory.path().join("bucket")).unwrap();
         server
     }
@@ -112,6 +145,11 @@ impl S3Server {
         fresh.persist(&path).unwrap();
     }
 
+    /// Objects are sent with Transfer-Encoding: chunked from now on, or no longer.
+    pub(crate) fn send_in_chunks(&self, in_chunks: bool) {
+        self.watch.in_chunks.store(in_chunks, Ordering::SeqCst);
+    }
+
     pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -122,7 +160,7 @@ impl S3Server {
 
     /// Requests so far.
     pub(crate) fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
+        self.watch.seen.lock().unwrap().clone()
     }
 }
 
@@ -134,33 +172,42 @@ impl Drop for S3Server {
     }
 }
 
-async fn accept(listener: std::net::TcpListener, service: S3Service, seen: Arc<Mutex<Vec<Seen>>>, script: Arc<Script>) {
+async fn accept(listener: std::net::TcpListener, service: S3Service, watch: Arc<Watch>) {
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     while let Ok((socket, _)) = listener.accept().await {
         socket.set_nodelay(true).unwrap();
-        let (service, seen, script) = (service.clone(), Arc::clone(&seen), Arc::clone(&script));
+        let (service, watch) = (service.clone(), Arc::clone(&watch));
         tokio::spawn(async move {
-            let answer = service_fn(|request| answer(request, &service, &seen, &*script));
+            let answer = service_fn(|request| answer(request, &service, &watch));
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), answer).await;
         });
     }
 }
 
 async fn answer(
-    request: Request<hyper::body::Incoming>,
+    mut request: Request<hyper::body::Incoming>,
     service: &S3Service,
-    seen: &Mutex<Vec<Seen>>,
-    script: &Script,
+    watch: &Watch,
 ) -> Result<Response<Body>, Infallible> {
     let this = Seen {
         method: request.method().to_string(),
         target: request.uri().to_string(),
         headers: request.headers().clone(),
     };
-    seen.lock().unwrap().push(this.clone());
-    if let Some(refusal) = script(&this) {
+    watch.seen.lock().unwrap().push(this.clone());
+    if let Some(refusal) = (watch.script)(&this) {
         return Ok(refusal.answer());
     }
-    let answer = service.call(request.map(Body::from)).await;
-    Ok(answer.unwrap_or_else(|_| Refusal::new(500, "InternalError").answer()))
+    if !watch.signed {
+        request.headers_mut().remove("authorization");
+    }
+    let mut answer = match service.call(request.map(Body::from)).await {
+        Ok(answer) => answer,
+        Err(_) => return Ok(Refusal::new(500, "InternalError").answer()),
+    };
+    if watch.in_chunks.load(Ordering::SeqCst) && answer.status() == 206 {
+        answer.headers_mut().remove("content-length");
+        answer = answer.map(|body| Body::http_body_unsync(Uncounted(body)));
+    }
+    Ok(answer)
 }
