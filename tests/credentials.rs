@@ -30,7 +30,7 @@ fn token(number: usize) -> String {
     format!("IQoJb3JpZ2luX2VjTOKEN{number}")
 }
 
-/// An S3 server that takes one token at a time: the next one after every `requests` requests, and forgets the one before.
+/// An S3 server that takes one token at a time: the next one after every `requests` that it has answered, and not the one before.
 struct Rotating {
     server: S3Server,
     /// The number of the token that it takes.
@@ -41,13 +41,13 @@ struct Rotating {
 impl Rotating {
     fn start(requests: usize) -> Self {
         let (good, refused) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (now, count, seen_so_far) = (Arc::clone(&good), Arc::clone(&refused), AtomicUsize::new(0));
+        let (now, count, answered) = (Arc::clone(&good), Arc::clone(&refused), AtomicUsize::new(0));
         let server = S3Server::scripted(&KEYS, move |seen| {
-            if seen_so_far.fetch_add(1, Ordering::SeqCst) % requests == requests - 1 {
-                now.fetch_add(1, Ordering::SeqCst);
-            }
             let sent = seen.header("x-amz-security-token").unwrap_or_default();
             if sent == token(now.load(Ordering::SeqCst)) {
+                if answered.fetch_add(1, Ordering::SeqCst) % requests == requests - 1 {
+                    now.fetch_add(1, Ordering::SeqCst);
+                }
                 return None;
             }
             count.fetch_add(1, Ordering::SeqCst);
@@ -107,7 +107,7 @@ fn epoch(builder: LoaderBuilder, dataset: &shards::WebDataset) -> Vec<(Vec<u64>,
 #[test]
 fn an_epoch_from_a_bucket_is_the_epoch_from_files_though_tokens_end_on_the_way() {
     let dataset = shards::webdataset(4, 100, 10_000);
-    let rotating = Rotating::start(40);
+    let rotating = Rotating::start(60);
     let files = tempfile::tempdir().unwrap();
     std::fs::create_dir(files.path().join("data")).unwrap();
     for (name, bytes) in &dataset.shards {
