@@ -88,6 +88,14 @@ impl Effect {
         }
     }
 
+    /// Whether a relay, which knows of no requests, can do it.
+    fn needs_http(&self) -> bool {
+        !matches!(
+            self,
+            Effect::Cut { .. } | Effect::Stall { .. } | Effect::Drip { .. } | Effect::Corrupt { .. } | Effect::Delay(_)
+        )
+    }
+
     /// Whether it shows in a body only, so that requests without one do not count.
     fn needs_body(&self) -> bool {
         matches!(self, Effect::Cut { .. } | Effect::Stall { .. } | Effect::Drip { .. } | Effect::Corrupt { .. })
@@ -205,6 +213,17 @@ impl Faults {
             |fault: &Fault| (!(0.0..=1.0).contains(&fault.probability)).then_some("probability lies between 0 and 1");
         let wrong = self.list.iter().find_map(|fault| fault.effect.wrong().or_else(|| chance(fault)));
         wrong.map_or(Ok(()), |advice| Err(Error::new(Kind::Config, "no such fault can be emulated").advice(advice)))
+    }
+
+    /// Refuses what cannot go wrong at a relay.
+    pub(super) fn check_for_relay(&self) -> Result<()> {
+        self.check()?;
+        let needs_http = |fault: &Fault| fault.effect.needs_http() || fault.key.is_some();
+        if self.token.is_none() && !self.list.iter().any(needs_http) {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Config, "a relay cannot do this fault")
+            .advice("a relay knows Cut, Stall, Drip, Corrupt and Delay of whole connections; Server knows all"))
     }
 
     /// The same faults with another seed.

@@ -21,6 +21,10 @@ pub(super) struct Flow {
     pub(super) on_the_way: VecDeque<usize>,
     /// What has arrived and was not yet taken: when, and how much.
     pub(super) arrived: VecDeque<(Duration, usize)>,
+    /// The same of what the client sends.
+    up_on_the_way: VecDeque<usize>,
+    pub(super) up_arrived: VecDeque<(Duration, usize)>,
+    pub(super) up_last_delivery: Duration,
     /// Bytes sent that the client's socket has not taken yet: they fill its receive window.
     pub(super) untaken: usize,
     /// Whether the receive window is left out.
@@ -42,13 +46,16 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    pub(super) fn new(link: &Link, now: Duration) -> Self {
+    pub(super) fn new(link: &Link, delay: Duration, now: Duration) -> Self {
         Flow {
-            established: now + link.rtt,
+            established: now + link.rtt + delay,
             pending: 0,
             in_flight: 0,
             on_the_way: VecDeque::new(),
             arrived: VecDeque::new(),
+            up_on_the_way: VecDeque::new(),
+            up_arrived: VecDeque::new(),
+            up_last_delivery: now,
             untaken: 0,
             ignore_untaken: false,
             waiting: false,
@@ -96,6 +103,33 @@ impl Flow {
         self.untaken += bytes;
         self.last_sent = now;
         self.on_the_way.push_back(bytes);
+    }
+
+    /// The oldest chunk on its way is there.
+    pub(super) fn arrive(&mut self, at: Duration) {
+        let Some(bytes) = self.on_the_way.pop_front() else { return };
+        match self.arrived.back_mut() {
+            Some((last, sum)) if *last == at || !self.ignore_untaken => *sum += bytes,
+            _ => self.arrived.push_back((at, bytes)),
+        }
+    }
+
+    /// The client sent bytes that are at the server `at`; none are its end, which stays apart.
+    pub(super) fn up_sent(&mut self, bytes: usize, at: Duration) {
+        self.up_on_the_way.push_back(bytes);
+        self.up_last_delivery = at;
+    }
+
+    /// The oldest of them are there.
+    pub(super) fn up_arrive(&mut self, at: Duration) {
+        if let Some(bytes) = self.up_on_the_way.pop_front() {
+            self.up_arrived.push_back((at, bytes));
+        }
+    }
+
+    /// What the window lets be in flight.
+    pub(super) fn window(&self) -> usize {
+        self.window
     }
 
     /// Slow start below the threshold: one byte more for each acknowledged; above, a packet per round.

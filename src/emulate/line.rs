@@ -30,6 +30,8 @@ pub(super) struct Line {
     pub(super) counts: Counts,
     /// When everything that was given to the link has left it.
     free_at: Duration,
+    /// The same towards the server, which has a line of its own.
+    up_free_at: Duration,
     /// Bytes in flight, and the flows that have some.
     in_flight: usize,
     sharers: usize,
@@ -46,6 +48,7 @@ impl Line {
             dead_until: Duration::ZERO,
             counts: Counts::default(),
             free_at: Duration::ZERO,
+            up_free_at: Duration::ZERO,
             in_flight: 0,
             sharers: 0,
             chance,
@@ -56,6 +59,7 @@ impl Line {
         self.packets_to_loss = self.chance.packets_to_loss(link.loss);
         if link.rate_bytes_s.is_none() {
             self.free_at = self.free_at.min(now);
+            self.up_free_at = self.up_free_at.min(now);
         }
         self.link = link;
     }
@@ -111,6 +115,15 @@ impl Line {
         flow.sent(bytes, now);
         flow.last_delivery = flow.last_delivery.max(reaches);
         Carried { delivered: flow.last_delivery, acknowledged: reaches + half }
+    }
+
+    /// Carries bytes from the client to the server, at the link's rate and without loss; says when they are there.
+    pub(super) fn carry_up(&mut self, flow: &mut Flow, bytes: usize, now: Duration) -> Duration {
+        self.up_free_at = self.up_free_at.max(now) + self.link.busy(bytes);
+        let sent = self.up_free_at.max(flow.established).max(self.dead_until);
+        let reaches = (sent + self.link.half_way()).max(flow.up_last_delivery);
+        flow.up_sent(bytes, reaches);
+        reaches
     }
 
     /// Bytes of `flow` are acknowledged.
