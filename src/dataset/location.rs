@@ -23,9 +23,12 @@ pub(super) fn path(url: &str) -> &str {
     &url[..path_end(url)]
 }
 
-/// Where the query or the fragment begins.
+/// Where the query or the fragment begins. Buckets' URLs have neither, as little as paths: their keys may have such letters.
 pub(super) fn path_end(url: &str) -> usize {
-    if url.contains("://") { url.find(['?', '#']).unwrap_or(url.len()) } else { url.len() }
+    match url.split_once("://") {
+        None | Some(("s3" | "gs" | "az", _)) => url.len(),
+        Some(_) => url.find(['?', '#']).unwrap_or(url.len()),
+    }
 }
 
 #[cfg(test)]
@@ -40,6 +43,7 @@ mod tests {
             ("http://me@h?secret", "http://h"),
             ("/data/a@b?c.tar", "/data/a@b?c.tar"),
             ("memory:x", "memory:x"),
+            ("s3://b/what?/a#1.tar", "s3://b/what?/a#1.tar"),
         ] {
             assert_eq!(shown(url), seen);
         }

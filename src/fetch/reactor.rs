@@ -314,6 +314,9 @@ impl Shared {
             }
             self.telemetry.count(Counter::BytesCopiedByUserSpace, arrival.copied);
             self.telemetry.count(Counter::ConnectionsOpened, u64::from(arrival.opened));
+            if let Some(why) = arrival.fallback {
+                self.telemetry.fallback(why);
+            }
         }
     }
 

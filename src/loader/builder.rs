@@ -114,6 +114,7 @@ impl Tokens {
 pub struct LoaderBuilder {
     pub(super) patterns: Vec<String>,
     pub(super) stores: Vec<Arc<dyn Store>>,
+    pub(super) store_options: Vec<(String, String)>,
     pub(super) fields: Vec<(String, Field)>,
     pub(super) tokens: Option<Tokens>,
     pub(super) index: Option<String>,
@@ -147,6 +148,7 @@ impl LoaderBuilder {
         LoaderBuilder {
             patterns: vec![pattern],
             stores: Vec::new(),
+            store_options: Vec::new(),
             fields: Vec::new(),
             tokens: None,
             index: None,
@@ -185,6 +187,13 @@ impl LoaderBuilder {
     /// A store of the caller's own: it serves the URLs that begin with its root.
     pub fn store(mut self, store: Arc<dyn Store>) -> Self {
         self.stores.push(store);
+        self
+    }
+
+    /// An option of the stores that are opened by URL, such as `region`, `endpoint`, `access_key_id` or `proxy_url`: see
+    /// [`ObjectOptions`](crate::store::ObjectOptions) for the names. What is set here counts before what the environment says.
+    pub fn store_option(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.store_options.push((key.into(), value.into()));
         self
     }
 
@@ -355,13 +364,20 @@ impl LoaderBuilder {
     /// `Config` where options contradict each other, the dataset or host memory, naming both numbers; `NotFound` for shards, fields
     /// and indexes; `Topology` for ranks; `Device` where slots do not fit; and whatever reading the index brings.
     pub fn build(self) -> Result<Loader> {
-        let mut stores = Stores::new(self.requests.unwrap_or(256), self.tls.clone());
-        self.stores.iter().for_each(|store| stores.add(Arc::clone(store)));
+        let mut stores = self.open_stores(self.requests.unwrap_or(256));
         open(&self, &mut stores)
     }
 }
 
 impl LoaderBuilder {
+    /// Stores to open as URLs come, with `connections` each.
+    pub(super) fn open_stores(&self, connections: usize) -> Stores {
+        let mut stores = Stores::new(connections, self.tls.clone());
+        stores.configure(&self.store_options);
+        self.stores.iter().for_each(|store| stores.add(Arc::clone(store)));
+        stores
+    }
+
     /// The shards as they were named, but for secrets.
     pub(super) fn shown(&self) -> String {
         self.patterns.iter().map(|pattern| shown(pattern)).collect::<Vec<_>>().join(" ")

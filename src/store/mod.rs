@@ -8,6 +8,8 @@ mod fault;
 mod file;
 mod http;
 mod memory;
+#[cfg(feature = "cloud")]
+mod object;
 mod throttle;
 
 use std::fmt;
@@ -22,6 +24,8 @@ pub use fault::{Fault, FaultStore};
 pub use file::{FileBackend, FileOptions, FileStore};
 pub use http::{ClientCertificate, HttpOptions, HttpStore, TlsOptions};
 pub use memory::MemoryStore;
+#[cfg(feature = "cloud")]
+pub use object::{FallbackStore, ObjectOptions, ObjectStore};
 pub use throttle::{Throttle, ThrottleStore};
 
 use crate::dataset::Version;
@@ -116,6 +120,8 @@ pub struct Arrival {
     pub first_byte: Duration,
     /// Whether a connection had to be opened.
     pub opened: bool,
+    /// Why the bytes came through the fallback client, if they did.
+    pub fallback: Option<&'static str>,
 }
 
 /// What it cost to open a connection.

@@ -1,6 +1,7 @@
 //! Counters that every stage adds to, and the sentence they amount to.
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -39,9 +40,11 @@ pub enum Counter {
     PageWaitNs,
     /// Nanoseconds in which reads waited because enough were in flight.
     LinkWaitNs,
+    /// Reads that another client than ours carried out.
+    FallbackReads,
 }
 
-const COUNTERS: usize = 9;
+const COUNTERS: usize = 10;
 
 /// Counters shared by all threads of a loader.
 #[derive(Debug)]
@@ -52,6 +55,8 @@ pub struct Telemetry {
     first_batch_ns: AtomicU64,
     /// The shortest time to a first byte; `u64::MAX` before there was one.
     latency_ns: AtomicU64,
+    /// Why the first read went through the fallback client.
+    fallback: OnceLock<&'static str>,
     trace: Trace,
 }
 
@@ -72,6 +77,7 @@ impl Telemetry {
             counters: Default::default(),
             first_batch_ns: AtomicU64::new(0),
             latency_ns: AtomicU64::new(u64::MAX),
+            fallback: OnceLock::new(),
             trace: Trace::new(started, trace_spans),
         }
     }
@@ -107,6 +113,12 @@ impl Telemetry {
     /// Notes how long a request's first byte took.
     pub fn first_byte(&self, took: Duration) {
         self.latency_ns.fetch_min(took.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Notes a read through the fallback client, and why.
+    pub fn fallback(&self, why: &'static str) {
+        self.count(Counter::FallbackReads, 1);
+        self.fallback.get_or_init(|| why);
     }
 
     /// Spans for a picture of the run.
@@ -145,6 +157,8 @@ impl Telemetry {
             page_wait_s: seconds(&self.counters[Counter::PageWaitNs as usize]),
             link_wait_s: seconds(&self.counters[Counter::LinkWaitNs as usize]),
             copies_per_byte: self.counter(Counter::BytesCopiedByUserSpace) as f64 / bytes.max(1) as f64,
+            fallback_reads: self.counter(Counter::FallbackReads),
+            fallback_reason: self.fallback.get().copied(),
             stall_share: 0.0,
             limit: Limit::Consumer,
         };
@@ -232,6 +246,10 @@ pub struct Stats {
     pub link_wait_s: f64,
     /// Copies in user space per payload byte, the device's own copy apart.
     pub copies_per_byte: f64,
+    /// Reads that a general client carried out, at the price of a copy of each byte.
+    pub fallback_reads: u64,
+    /// Why the first of them was not ours to carry out.
+    pub fallback_reason: Option<&'static str>,
     /// Share of the consumer's time that it waited, 0 to 1.
     pub stall_share: f64,
     /// What bounded the run.
@@ -277,7 +295,11 @@ impl fmt::Display for Stats {
             self.fetch.bytes as f64 / 1e6,
             self.requests,
             self.retries,
-        )
+        )?;
+        match self.fallback_reason {
+            Some(why) => write!(f, "; {} reads through the fallback client: {why}", self.fallback_reads),
+            None => Ok(()),
+        }
     }
 }
 
@@ -319,5 +341,11 @@ mod tests {
     fn reads_as_a_sentence() {
         let text = run(Duration::from_secs(1), Duration::ZERO, Duration::ZERO).to_string();
         assert!(text.starts_with("bound by: the link (consumer waited 10.0 % of the time)"), "{text}");
+        assert!(text.ends_with("0 retries"), "{text}");
+        let telemetry = Telemetry::new(0);
+        telemetry.fallback("chunked bodies");
+        telemetry.fallback("redirects");
+        let text = telemetry.stats().to_string();
+        assert!(text.ends_with("; 2 reads through the fallback client: chunked bodies"), "{text}");
     }
 }

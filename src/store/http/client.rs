@@ -11,7 +11,7 @@ use super::resolver::Resolver;
 use super::response::Malformed;
 use super::security::Security;
 use super::url::{Authority, Target};
-use super::verdict::{Asked, Tag, strong};
+use super::verdict::{Asked, Tag};
 use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
 use crate::store::{Arrival, ConnectCost, ObjectMeta};
@@ -21,7 +21,7 @@ const REDIRECTS_MAX: usize = 5;
 
 /// The connections of one reactor, and how they are used.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(in crate::store) struct Client {
     options: HttpOptions,
     pool: Pool,
     resolver: Resolver,
@@ -36,32 +36,39 @@ struct Answer {
 }
 
 impl Client {
-    pub(super) fn new(options: HttpOptions, security: Arc<Security>) -> Self {
+    pub(in crate::store) fn new(options: HttpOptions, security: Arc<Security>) -> Self {
         let pool = Pool::new(options.idle_connections, options.idle_age);
         Client { options, pool, resolver: Resolver::default(), security }
     }
 
     /// The same for another reactor, with connections of its own.
-    pub(super) fn sibling(&self) -> Self {
+    pub(in crate::store) fn sibling(&self) -> Self {
         Client::new(self.options.clone(), self.security.sibling())
     }
 
+    #[cfg(feature = "cloud")]
+    pub(super) fn security(&self) -> Arc<Security> {
+        Arc::clone(&self.security)
+    }
+
     /// Fills `landing` with the range `asked` for.
-    pub(super) async fn read(&self, target: Target, asked: &Asked<'_>, landing: &mut Landing) -> Result<Arrival> {
+    pub(in crate::store) async fn read(
+        &self,
+        target: Target,
+        asked: &Asked<'_>,
+        landing: &mut Landing,
+    ) -> Result<Arrival> {
         let request = Request {
             method: Method::Get,
             range: Some((asked.range.start, asked.range.end - 1)),
-            if_match: asked.version.and_then(strong),
+            if_match: asked.if_match(),
         };
         let Answer { mut connection, first_byte, opened } = self.follow(target, request, asked).await?;
         let head = connection.head().map_err(|error| malformed(asked, error))?;
         let keep_alive = head.keep_alive && head.content_length.is_some();
         let version = match asked.check_range(&head) {
             Ok(version) => version,
-            Err(error) => {
-                self.keep(connection);
-                return Err(error);
-            }
+            Err(error) => return Err(self.explained(connection, error).await),
         };
         let (before, began) = (landing.filled(), Instant::now());
         let copied = connection.receive_body(landing).await.map_err(|cause| {
@@ -74,11 +81,11 @@ impl Client {
         if keep_alive && connection.is_spent() {
             self.pool.put(connection);
         }
-        Ok(Arrival { version, copied, first_byte, opened })
+        Ok(Arrival { version, copied, first_byte, opened, fallback: None })
     }
 
     /// Size and version: by HEAD, or by asking for one byte where the server does not answer that.
-    pub(super) async fn head(&self, target: Target, asked: &Asked<'_>) -> Result<ObjectMeta> {
+    pub(in crate::store) async fn head(&self, target: Target, asked: &Asked<'_>) -> Result<ObjectMeta> {
         let request = Request { method: Method::Head, range: None, if_match: None };
         let Answer { connection, .. } = self.follow(target.clone(), request, asked).await?;
         let head = connection.head().map_err(|error| malformed(asked, error))?;
@@ -90,15 +97,21 @@ impl Client {
             (200 | 405 | 501, _) => None,
             _ => Some(Err(asked.refusal(&head))),
         };
-        self.keep(connection);
         match outcome {
-            Some(outcome) => outcome,
-            None => self.probe(target, asked).await,
+            Some(Err(error)) => Err(self.explained(connection, error).await),
+            Some(outcome) => {
+                self.keep(connection);
+                outcome
+            }
+            None => {
+                self.keep(connection);
+                self.probe(target, asked).await
+            }
         }
     }
 
     /// Opens connections until `count` are idle; gives how many it opened, and succeeds if it could open any.
-    pub(super) async fn warm(self: &Arc<Self>, authority: &Arc<Authority>, count: usize) -> Result<usize> {
+    pub(in crate::store) async fn warm(self: &Arc<Self>, authority: &Arc<Authority>, count: usize) -> Result<usize> {
         let count = count.min(self.options.idle_connections).saturating_sub(self.pool.len());
         let mut opening = tokio::task::JoinSet::new();
         for _ in 0..count {
@@ -120,14 +133,14 @@ impl Client {
     }
 
     /// Opens a connection and keeps it; says what it cost.
-    pub(super) async fn connect(&self, authority: &Arc<Authority>) -> Result<ConnectCost> {
+    pub(in crate::store) async fn connect(&self, authority: &Arc<Authority>) -> Result<ConnectCost> {
         let (connection, cost) = self.open(authority).await?;
         self.pool.put(connection);
         Ok(cost)
     }
 
     /// Asks for the first byte: the answer tells the size of the whole.
-    async fn probe(&self, target: Target, asked: &Asked<'_>) -> Result<ObjectMeta> {
+    pub(in crate::store) async fn probe(&self, target: Target, asked: &Asked<'_>) -> Result<ObjectMeta> {
         use super::response::ContentRange::{Satisfied, Unsatisfied};
         let request = Request { method: Method::Get, range: Some((0, 0)), if_match: None };
         let Answer { connection, .. } = self.follow(target, request, asked).await?;
@@ -148,8 +161,13 @@ impl Client {
                 .advice("use a server that serves byte ranges")),
             None => Err(asked.refusal(&head)),
         };
-        self.keep(connection);
-        outcome
+        match outcome {
+            Err(error) => Err(self.explained(connection, error).await),
+            outcome => {
+                self.keep(connection);
+                outcome
+            }
+        }
     }
 
     /// Asks, and asks elsewhere as long as the answer is a redirect.
@@ -168,7 +186,10 @@ impl Client {
             if !matches!(head.status, 301 | 302 | 303 | 307 | 308) {
                 return Ok(answer);
             }
-            let location = head.location.ok_or_else(|| asked.error(Kind::Unsupported, "redirected to nowhere"))?;
+            let Some(location) = head.location else {
+                let error = asked.error(Kind::Unsupported, "redirected to nowhere");
+                return Err(self.explained(answer.connection, error).await);
+            };
             target = target.redirected(location).map_err(|why| asked.error(Kind::Unsupported, why))?;
             self.keep(answer.connection);
         }
@@ -221,7 +242,7 @@ impl Client {
     }
 
     /// Keeps a connection whose response needs no more receiving; others are closed, for to wait for the rest of an error page may take long.
-    fn keep(&self, connection: Connection) {
+    pub(super) fn keep(&self, connection: Connection) {
         if connection.head().is_ok_and(|head| connection.is_through(&head)) {
             self.pool.put(connection);
         }

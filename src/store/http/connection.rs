@@ -154,6 +154,19 @@ impl Connection {
         Ok(copied as u64)
     }
 
+    /// Receives the body of an answer that is not what was asked for, as far as `ended` wants it.
+    pub(super) async fn receive_page(&mut self, ended: impl Fn(&[u8]) -> bool) -> io::Result<()> {
+        while !self.bodiless && !ended(self.page()) && self.scratch.len() < HEADER_BYTES_MAX {
+            self.receive_more().await?;
+        }
+        Ok(())
+    }
+
+    /// What has been received of such a body.
+    pub(super) fn page(&self) -> &[u8] {
+        &self.scratch[self.header..]
+    }
+
     /// Whether a response with `head` has been taken in to its last byte, as far as [`Connection::receive_body`] was not asked to.
     pub(super) fn is_through(&self, head: &Head<'_>) -> bool {
         let here = (self.scratch.len() - self.header + self.transport.surplus()) as u64;
@@ -199,6 +212,9 @@ impl Connection {
         }
         if let Some(authorization) = &target.authorization {
             write!(text, "Authorization: {authorization}\r\n")?;
+        }
+        if let Some(lines) = &target.lines {
+            text.write_all(lines.as_bytes())?;
         }
         text.write_all(b"\r\n")
     }

@@ -9,6 +9,7 @@
 mod client;
 mod connection;
 mod pool;
+mod refused;
 mod resolver;
 mod response;
 mod security;
@@ -22,12 +23,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::client::Client;
-use self::security::Security;
+pub(super) use self::client::Client;
+#[cfg(feature = "cloud")]
+pub(super) use self::refused::{Beyond, Refused};
+pub(super) use self::security::Security;
 pub use self::security::{ClientCertificate, TlsOptions};
-use self::url::{Root, Scheme};
-use self::verdict::Asked;
-use super::{Appetite, Arrival, ConnectCost, ObjectMeta, ReadRequest, Store, StoreFuture, past_end};
+#[cfg(feature = "cloud")]
+pub(super) use self::url::Target;
+pub(super) use self::url::{Root, Scheme};
+pub(super) use self::verdict::Asked;
+#[cfg(feature = "cloud")]
+pub(super) use self::verdict::Tag;
+use super::{Appetite, Arrival, ConnectCost, ObjectMeta, ReadRequest, Store, StoreFuture};
 use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
 
@@ -98,22 +105,16 @@ impl HttpStore {
         url::split(url)
     }
 
+    /// The URL of the root with its query, the Authorization header, and whom to trust: for another client, never to be shown.
+    #[cfg(feature = "cloud")]
+    pub(super) fn address(&self) -> (String, Option<&str>, Arc<Security>) {
+        let (url, authorization) = self.root.address();
+        (url, authorization, self.client.security())
+    }
+
     async fn read_range(&self, request: &ReadRequest, landing: &mut Landing) -> Result<Arrival> {
-        let (root, key) = (self.root.shown.as_str(), &*request.key);
-        let Some(end) = request.start.checked_add(landing.len() as u64) else {
-            let context =
-                format!("{root}{key}: {} bytes from byte {} on pass any object's end", landing.len(), request.start);
-            return Err(Error::new(Kind::Config, context));
-        };
-        let range = request.start + landing.filled() as u64..end;
-        if let Some(size) = request.size.filter(|size| end > *size) {
-            return Err(past_end(root, key, &range, size));
-        }
-        if range.is_empty() {
-            return Ok(Arrival::default());
-        }
-        let asked = Asked { root, key, range, size: request.size, version: request.version.as_ref() };
-        self.client.read(self.root.target(key), &asked, landing).await
+        let Some(asked) = Asked::of(&self.root.shown, request, landing)? else { return Ok(Arrival::default()) };
+        self.client.read(self.root.target(asked.key), &asked, landing).await
     }
 }
 
@@ -130,7 +131,7 @@ impl Store for HttpStore {
 
     fn head<'a>(&'a self, key: &'a str) -> StoreFuture<'a, ObjectMeta> {
         Box::pin(async move {
-            let asked = Asked { root: &self.root.shown, key, range: 0..1, size: None, version: None };
+            let asked = Asked::meta(&self.root.shown, key);
             self.client.head(self.root.target(key), &asked).await
         })
     }

@@ -31,7 +31,7 @@ pub struct ClientCertificate {
 
 /// What the https connections of one reactor have in common.
 #[derive(Debug)]
-pub(super) struct Security {
+pub(in crate::store) struct Security {
     shared: Arc<Shared>,
     #[cfg(feature = "https")]
     buffers: Buffers,
@@ -48,7 +48,7 @@ struct Shared {
 }
 
 impl Security {
-    pub(super) fn new(options: TlsOptions) -> Arc<Self> {
+    pub(in crate::store) fn new(options: TlsOptions) -> Arc<Self> {
         Self::over(Arc::new(Shared {
             options,
             #[cfg(feature = "https")]
@@ -76,7 +76,7 @@ impl Security {
     ///
     /// # Errors
     /// `Config` for files that are missing or hold something else.
-    pub(super) fn prepare(&self) -> Result<()> {
+    pub(in crate::store) fn prepare(&self) -> Result<()> {
         self.trust().map(|_| ())
     }
 
@@ -92,6 +92,12 @@ impl Security {
         }
     }
 
+    /// What other clients of the same store are to use.
+    #[cfg(feature = "cloud")]
+    pub(in crate::store) fn config(&self) -> Result<rustls::ClientConfig> {
+        self.trust().map(|trust| (*trust.config).clone())
+    }
+
     pub(super) fn buffers(&self) -> &Buffers {
         &self.buffers
     }
@@ -101,7 +107,7 @@ impl Security {
 impl Security {
     /// # Errors
     /// `Unsupported`, always.
-    pub(super) fn prepare(&self) -> Result<()> {
+    pub(in crate::store) fn prepare(&self) -> Result<()> {
         Err(crate::error::Error::new(crate::error::Kind::Unsupported, "this build has no TLS")
             .advice("build farfeed with its feature `https`"))
     }

@@ -1,20 +1,21 @@
 //! Where a request goes: roots, keys and redirects, and what of them may be shown.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 
 /// How a server is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scheme {
+pub(in crate::store) enum Scheme {
     Http,
     Https,
 }
 
 /// Scheme, host and port: what credentials and connections belong to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Authority {
-    pub(super) scheme: Scheme,
+pub(in crate::store) struct Authority {
+    pub(in crate::store) scheme: Scheme,
     /// Name or address, an IPv6 address without its brackets.
     pub(super) host: String,
     pub(super) port: u16,
@@ -23,19 +24,29 @@ pub(super) struct Authority {
 }
 
 /// Where one request goes.
-#[derive(Clone, Debug)]
-pub(super) struct Target {
+#[derive(Clone)]
+pub(in crate::store) struct Target {
     pub(super) authority: Arc<Authority>,
     /// Path and query as sent; the query may be a secret.
-    pub(super) path: String,
+    pub(in crate::store) path: String,
     /// Value of the Authorization header. It never follows a redirect to another scheme, host or port.
     pub(super) authorization: Option<Arc<str>>,
+    /// Further header lines, each with its end. They never follow a redirect.
+    pub(in crate::store) lines: Option<Arc<str>>,
+}
+
+impl fmt::Debug for Target {
+    /// Without the query and the headers: they may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.split('?').next();
+        f.debug_struct("Target").field("authority", &self.authority.name).field("path", &path).finish_non_exhaustive()
+    }
 }
 
 /// The URL that a store was opened with, taken apart.
-pub(super) struct Root {
+pub(in crate::store) struct Root {
     /// Without user info and query, with a slash at its end.
-    pub(super) shown: String,
+    pub(in crate::store) shown: String,
     authority: Arc<Authority>,
     /// Percent-encoded, with slashes at both ends.
     base: String,
@@ -49,7 +60,7 @@ impl Root {
     ///
     /// # Errors
     /// `Config` when it is no URL; `Unsupported` for another scheme. Neither shows the URL's secrets.
-    pub(super) fn parse(url: &str) -> Result<Self> {
+    pub(in crate::store) fn parse(url: &str) -> Result<Self> {
         let (scheme, rest) = url.split_once("://").ok_or_else(|| {
             Error::new(Kind::Config, "the root of an HTTP store has no scheme").advice("write http://host/path")
         })?;
@@ -76,15 +87,21 @@ impl Root {
     }
 
     /// Where the object `key` is.
-    pub(super) fn target(&self, key: &str) -> Target {
+    pub(in crate::store) fn target(&self, key: &str) -> Target {
         let mut path = String::with_capacity(self.base.len() + key.len() + self.query.len() + 16);
         path.push_str(&self.base);
         percent_encode(key, &mut path);
         path.push_str(&self.query);
-        Target { authority: Arc::clone(&self.authority), path, authorization: self.authorization.clone() }
+        Target { authority: Arc::clone(&self.authority), path, authorization: self.authorization.clone(), lines: None }
     }
 
-    pub(super) fn authority(&self) -> &Arc<Authority> {
+    /// The root with its query, and what goes with each request. Both may be secrets.
+    #[cfg(feature = "cloud")]
+    pub(super) fn address(&self) -> (String, Option<&str>) {
+        (format!("{}{}", self.shown, self.query), self.authorization.as_deref())
+    }
+
+    pub(in crate::store) fn authority(&self) -> &Arc<Authority> {
         &self.authority
     }
 }
@@ -125,8 +142,7 @@ impl Target {
             Some(b'?') => format!("{path}{location}"),
             Some(_) => format!("{}/{location}", path.rsplit_once('/').map_or("", |(directory, _)| directory)),
         };
-        let authorization = self.authorization.clone();
-        Ok(Target { authority: Arc::clone(&self.authority), path: cleaned(path), authorization })
+        Ok(Target { path: cleaned(path), ..self.clone() })
     }
 
     /// `rest` is what follows the two slashes.
@@ -138,7 +154,7 @@ impl Target {
         if authority == *self.authority {
             return Ok(Target { path, ..self.clone() });
         }
-        Ok(Target { authority: Arc::new(authority), path, authorization: None })
+        Ok(Target { authority: Arc::new(authority), path, authorization: None, lines: None })
     }
 }
 
