@@ -14,7 +14,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Kind {
     /// No object, shard, field or device of that name.
     NotFound,
-    /// The store refused the credentials, or there were none.
+    /// The store refused the credentials, or there were none; or the certificate of an `https` server does not prove that it is the one meant.
     Auth,
     /// The store asked to slow down for longer than we were told to wait.
     Throttled,
