@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::{Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -14,7 +14,7 @@ use super::fault::{Cut, Effect};
 use super::network::{FlowId, Transfer, Way};
 use super::pace::Pace;
 use super::request::{HEAD_MAX, Method, Parsed, Request, parse};
-use super::response::{Response, respond};
+use super::response::{Response, Rest, respond};
 use super::site::{Content, Site};
 use super::station::Hub;
 
@@ -81,7 +81,8 @@ impl Connection {
 
     /// Answers one request, and says how the connection ends, if it does.
     async fn answer(&self, request: Result<Request, u16>) -> io::Result<Option<Cut>> {
-        let (response, effect) = self.response(request);
+        let (_busy, requests) = self.hub.counters.busy();
+        let (response, effect) = self.response(request, requests);
         let ignore_untaken = matches!(effect, Some(Effect::Slow { .. }));
         let delay = if let Some(Effect::Delay(time)) = effect { time } else { Duration::ZERO };
         let asked = self.hub.pacer.request(self.flow, Transfer { bytes: response.bytes(), delay, ignore_untaken });
@@ -102,7 +103,8 @@ impl Connection {
         Ok(response.end)
     }
 
-    fn response(&self, request: Result<Request, u16>) -> (Response, Option<Effect>) {
+    /// The answer to one of so many requests at a time.
+    fn response(&self, request: Result<Request, u16>, requests: usize) -> (Response, Option<Effect>) {
         let hub = &self.hub;
         let request = match request {
             Ok(request) if request.method != Method::Other => request,
@@ -110,18 +112,25 @@ impl Connection {
             Err(status) => return (Response::refusal(status), None),
         };
         hub.counters.requested();
+        let now = Instant::now();
         let (admitted, effect) = {
             let mut script = hub.script();
-            let admitted = script.admits(request.bearer.as_deref(), Instant::now());
-            (admitted, admitted.then(|| script.strike(&request.key, request.method == Method::Get)).flatten())
+            if !script.admits(request.token.as_deref(), now) {
+                (false, script.token_refusal())
+            } else if script.too_many(requests) {
+                (true, Some(Effect::slow_down()))
+            } else {
+                (true, script.strike(&request.key, request.method == Method::Get, now))
+            }
         };
         if !admitted || effect.is_some() {
             hub.counters.struck();
         }
-        if !admitted {
+        if !admitted && effect.is_none() {
             return (Response::bare(401, "WWW-Authenticate: Bearer\r\n"), None);
         }
-        let mut response = respond(&request, self.site.object(&request.key), effect.as_ref());
+        let object = self.site.object(&request.key);
+        let mut response = respond(&request, object, effect.as_ref(), SystemTime::now());
         if request.close {
             response.end = response.end.or(Some(Cut::Close));
         }
@@ -160,8 +169,16 @@ impl Connection {
                 at += self.write(&response.head[at as usize..end.min(head) as usize]).await? as u64;
                 continue;
             }
-            let position = response.body.start + (at - head);
             let most = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let rest = match response.rest(at - head).ok_or(io::ErrorKind::UnexpectedEof)? {
+                Rest::Made(bytes) => {
+                    at += self.write(&bytes[..bytes.len().min(most)]).await? as u64;
+                    continue;
+                }
+                Rest::Object(rest) => rest,
+            };
+            let position = rest.start;
+            let most = most.min(usize::try_from(rest.end - position).unwrap_or(most));
             let written = match response.corrupt {
                 Some(wrong) if wrong == position => self.write_wrong(response, position).await?,
                 Some(wrong) if wrong > position => {

@@ -11,6 +11,7 @@
 //!
 #![doc = include_str!("../../docs/emulate.md")]
 
+mod congestion;
 mod connection;
 mod fault;
 mod flow;
@@ -28,6 +29,7 @@ mod site;
 mod station;
 mod stats;
 
+pub use congestion::Congestion;
 pub use fault::{Cut, Effect, Fault, Faults, Token};
 pub use link::Link;
 pub use relay::Relay;

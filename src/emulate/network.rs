@@ -37,7 +37,11 @@ enum Event {
     /// The server has the request and starts to answer.
     Answer { flow: FlowId, bytes: u64 },
     /// An acknowledgement is back.
-    Acknowledge { flow: FlowId, bytes: usize },
+    Acknowledge { flow: FlowId, bytes: usize, sent: Option<Duration> },
+    /// The server notices a loss.
+    Notice { flow: FlowId },
+    /// The server may give a connection more.
+    Resume { flow: FlowId },
     /// The link's buffer has room again.
     Admit,
 }
@@ -208,9 +212,18 @@ impl Network {
                     self.transmit(id, at);
                 }
             }
-            Event::Acknowledge { flow: id, bytes } => {
+            Event::Acknowledge { flow: id, bytes, sent } => {
                 if let Some(flow) = self.flows.get_mut(&id) {
-                    self.line.acknowledged(flow, bytes);
+                    self.line.acknowledged(flow, bytes, sent.map(|sent| at.saturating_sub(sent)), at);
+                    self.transmit(id, at);
+                }
+            }
+            Event::Notice { flow } => {
+                self.flows.get_mut(&flow).map(Flow::lost);
+            }
+            Event::Resume { flow: id } => {
+                if let Some(flow) = self.flows.get_mut(&id) {
+                    flow.pausing = false;
                     self.transmit(id, at);
                 }
             }
@@ -222,10 +235,25 @@ impl Network {
     fn transmit(&mut self, id: FlowId, now: Duration) {
         let Some(flow) = self.flows.get_mut(&id).filter(|flow| !flow.waiting) else { return };
         while let Some(bytes) = flow.next_chunk(&self.line.link) {
+            if flow.paced_until > now {
+                if !std::mem::replace(&mut flow.pausing, true) {
+                    self.events.plan(flow.paced_until, Event::Resume { flow: id });
+                }
+                return;
+            }
             if self.line.admits(now) {
                 let carried = self.line.carry(flow, bytes, now);
                 self.arrivals.plan(carried.delivered, (id, Way::ToClient));
-                self.events.plan(carried.acknowledged, Event::Acknowledge { flow: id, bytes });
+                let whole = bytes - carried.lost.map_or(0, |lost| lost.bytes);
+                if let Some(lost) = carried.lost {
+                    self.events.plan(lost.noticed, Event::Notice { flow: id });
+                    let event = Event::Acknowledge { flow: id, bytes: lost.bytes, sent: None };
+                    self.events.plan(lost.acknowledged, event);
+                }
+                if whole > 0 {
+                    let event = Event::Acknowledge { flow: id, bytes: whole, sent: Some(now) };
+                    self.events.plan(carried.acknowledged, event);
+                }
                 continue;
             }
             if now >= self.line.dead_until {

@@ -59,7 +59,7 @@ pub(super) struct Pipe {
 
 impl Pipe {
     pub(super) fn new(client: TcpStream, upstream: Arc<Upstream>, hub: Arc<Hub>) -> Self {
-        let effect = hub.script().strike("", true);
+        let effect = hub.script().strike("", true, Instant::now());
         if effect.is_some() {
             hub.counters.struck();
         }

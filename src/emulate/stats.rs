@@ -1,6 +1,6 @@
 //! What an emulated far end has done, counted.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use serde::Serialize;
 
@@ -32,9 +32,26 @@ pub(super) struct Counters {
     requests: AtomicU64,
     bytes: AtomicU64,
     faults: AtomicU64,
+    busy: AtomicUsize,
+}
+
+/// A request that is being answered, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Busy<'a>(&'a AtomicUsize);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Counters {
+    /// One request more is being answered; says how many that are.
+    pub(super) fn busy(&self) -> (Busy<'_>, usize) {
+        let before = self.busy.fetch_add(1, Ordering::Relaxed);
+        (Busy(&self.busy), before + 1)
+    }
+
     pub(super) fn opened(&self) {
         self.connections.fetch_add(1, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
