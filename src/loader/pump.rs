@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, select};
 
 use super::admission::{Admission, Limits};
 use super::copier::Job;
+use super::quarantine::OnError;
 use crate::error::{Error, Kind, Result};
 use crate::fetch::{Completion, Fetch, FetchRead};
 use crate::memory::{CopyHold, Landed, Landing, Slab};
@@ -19,6 +20,8 @@ use crate::telemetry::{Counter, Stage, Telemetry};
 
 /// Batches that are listed ahead of the oldest one not yet passed on: metadata only.
 const BATCHES_LISTED_MAX: usize = 1024;
+/// Bytes of memory that their plans take, whatever a batch's rows and fields: some 80 batches of 4,096 rows of three fields.
+const PLAN_BYTES_MAX: usize = 32 << 20;
 /// Reads that are listed and not yet admitted.
 const READS_LISTED_MAX: usize = 256;
 /// How often a pump that nothing happens to looks around.
@@ -26,6 +29,7 @@ const QUIET: Duration = Duration::from_millis(500);
 
 pub(super) struct Pump {
     pub(super) schedule: Schedule,
+    pub(super) on_error: OnError,
     pub(super) slab: Slab,
     pub(super) fetch: Fetch,
     pub(super) limits: Limits,
@@ -44,6 +48,9 @@ struct Board {
     /// Listed, not yet admitted, oldest first.
     listed: VecDeque<u64>,
     items: VecDeque<Item>,
+    /// Bytes of memory of the plans in `items`.
+    plan_bytes: usize,
+    on_error: OnError,
     in_flight: HashMap<u64, Read>,
     admission: Admission,
     exhausted: bool,
@@ -84,7 +91,7 @@ enum Held {
 impl Pump {
     /// Until the schedule ends, a failure, or the stop.
     pub(super) fn run(mut self) {
-        let mut board = Board::new(self.limits);
+        let mut board = Board::new(self.limits, self.on_error);
         if let Err(error) = self.turn_until_done(&mut board) {
             self.pass_on_last(Job::Failed(error));
         }
@@ -125,7 +132,7 @@ impl Pump {
     fn list(&mut self, board: &mut Board) -> Result<()> {
         let enough = |board: &Board| {
             let full = board.listed.len() >= READS_LISTED_MAX || board.items.len() >= BATCHES_LISTED_MAX;
-            full && !board.items.is_empty()
+            (full || board.plan_bytes >= PLAN_BYTES_MAX) && !board.items.is_empty()
         };
         while !board.exhausted && !enough(board) {
             match self.schedule.advance()? {
@@ -135,7 +142,10 @@ impl Pump {
                     board.listed.push_back(read.id);
                     board.reads.insert(read.id, Entry { left: read.uses, read, state: ReadState::Listed });
                 }
-                Some(Step::Batch(plan)) => board.items.push_back(Item::Batch(plan, 0)),
+                Some(Step::Batch(plan)) => {
+                    board.plan_bytes += plan.memory_bytes();
+                    board.items.push_back(Item::Batch(plan, 0));
+                }
                 Some(Step::EpochEnd(epoch)) => board.items.push_back(Item::EpochEnd(epoch)),
             }
         }
@@ -150,6 +160,7 @@ impl Pump {
         while !self.jobs.is_full() && board.front_is_complete()? {
             let job = match board.items.pop_front() {
                 Some(Item::Batch(plan, _)) => {
+                    board.plan_bytes -= plan.memory_bytes();
                     board.admission.batch_complete(self.telemetry.waited(Stage::Consumer));
                     let reads = board.hold(&plan);
                     Job::Assemble { plan, reads }
@@ -215,11 +226,13 @@ impl Pump {
 }
 
 impl Board {
-    fn new(limits: Limits) -> Self {
+    fn new(limits: Limits, on_error: OnError) -> Self {
         Board {
             reads: BTreeMap::new(),
             listed: VecDeque::new(),
             items: VecDeque::new(),
+            plan_bytes: 0,
+            on_error,
             in_flight: HashMap::new(),
             admission: Admission::new(limits),
             exhausted: false,
@@ -253,6 +266,8 @@ impl Board {
         while let Some(piece) = plan.pieces.get(*found) {
             match self.reads.get_mut(&piece.read).map(|entry| &mut entry.state) {
                 Some(ReadState::Landed(_)) => *found += 1,
+                // The copier asks for what the batch needs of it, and decides.
+                Some(ReadState::Failed(Some(error))) if self.on_error.skips(error) => *found += 1,
                 Some(ReadState::Failed(error)) => {
                     return Err(error.take().unwrap_or_else(|| Error::new(Kind::Io, "a read failed before")));
                 }

@@ -97,7 +97,8 @@ impl Asked<'_> {
                         Kind::Corrupt,
                         format!("bytes {}..{} are past the object's end", self.range.start, self.range.end),
                     )
-                    .advice("the index belongs to another version of it: run `farfeed index`"),
+                    .advice("the index belongs to another version of it: run `farfeed index`")
+                    .in_object(),
             },
             429 | 503 => match head.retry_after {
                 Some(delay) => self
@@ -123,7 +124,8 @@ impl Asked<'_> {
                 let context = format!("the object has {size} bytes, {expected} expected");
                 Err(self
                     .error(Kind::Corrupt, context)
-                    .advice("the index belongs to another version of it: run `farfeed index`"))
+                    .advice("the index belongs to another version of it: run `farfeed index`")
+                    .in_object())
             }
             _ => Ok(()),
         }
