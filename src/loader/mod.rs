@@ -18,6 +18,7 @@ mod quarantine;
 mod repair;
 mod rows;
 mod run;
+mod scan;
 mod source;
 mod value;
 
@@ -36,6 +37,7 @@ pub use column::{Column, Field};
 pub use indexing::{IndexProgress, OnIndexProgress, index, index_location};
 pub use peek::Peek;
 pub use quarantine::{OnError, Quarantine, Quarantined};
+pub use scan::Scanned;
 
 use crate::dataset::Dataset;
 use crate::error::{Error, Kind, Result};
