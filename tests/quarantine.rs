@@ -1,4 +1,6 @@
 //! Bad samples cost their own rows and nothing else: on every rank, at every world size, after every resume; and what was found is said.
+//!
+//! Tests take turns, as some of them count threads.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on")]
 
 #[path = "fixture/leftovers.rs"]
@@ -104,6 +106,7 @@ fn numbers(list: &Quarantine) -> BTreeSet<u64> {
 
 #[test]
 fn bad_samples_cost_their_rows_and_no_rank_diverges() {
+    let _turn = Before::look();
     let fields = [(3, "jpg"), (40, "cls"), (41, "jpg"), (41, "cls"), (100, "jpg"), (101, "jpg"), (163, "cls")];
     let bad: BTreeSet<u64> = fields.iter().map(|(sample, _)| *sample as u64).collect();
     for world_size in [1, 2, 4] {
@@ -142,6 +145,7 @@ fn bad_samples_cost_their_rows_and_no_rank_diverges() {
 
 #[test]
 fn dense_columns_close_up() {
+    let _turn = Before::look();
     let mut archive = tar::Builder::new(Vec::new());
     for number in 0..20u8 {
         let number_text = format!("{}.5", number);
@@ -191,6 +195,7 @@ fn dense_columns_close_up() {
 
 #[test]
 fn a_resume_in_the_middle_gives_the_same_rest() {
+    let _turn = Before::look();
     let fields: Vec<(usize, &str)> = (0..SAMPLES).step_by(7).map(|sample| (sample, "jpg")).collect();
     let bad: BTreeSet<u64> = fields.iter().map(|(sample, _)| *sample as u64).collect();
     let store = damaged(&fields);
@@ -213,6 +218,7 @@ fn a_resume_in_the_middle_gives_the_same_rest() {
 
 #[test]
 fn a_batch_of_nothing_but_bad_samples_is_delivered_empty() {
+    let _turn = Before::look();
     let fields: Vec<(usize, &str)> = (24..48).map(|sample| (sample, "jpg")).collect();
     let loader = builder(damaged(&fields), 0, 1)
         .lanes(1)
@@ -249,6 +255,7 @@ fn fails(loader: &Loader) -> (Vec<Rows>, Error) {
 
 #[test]
 fn beyond_the_limit_and_without_leave_it_is_an_error_that_names_the_place() {
+    let _turn = Before::look();
     let fields = [(30, "jpg"), (60, "cls"), (90, "jpg")];
     let ordered = || builder(damaged(&fields), 0, 1).lanes(1).shuffle(Shuffle::none());
     let (shard, start, bytes) = place(90, "jpg");
@@ -271,6 +278,7 @@ fn beyond_the_limit_and_without_leave_it_is_an_error_that_names_the_place() {
 
 #[test]
 fn what_was_damaged_on_the_way_is_read_again_and_nothing_is_left_out() {
+    let _turn = Before::look();
     let intact = expected(0, 1, &BTreeSet::new());
     let mut healed = 0;
     for (read, at) in [(2, 600), (5, 1500), (9, 30), (14, 3000), (20, 0)] {
@@ -323,24 +331,29 @@ fn shards_that_are_gone_truncated_or_replaced_cost_their_samples() {
         let error = fails(&few).1;
         assert!(error.kind() == kind && error.to_string().contains("5 bad samples"), "{error}");
     }
-    // Replaced in the middle of an epoch: what was read before stays good.
+    // Replaced in the middle of a run: what was read before stays good.
     let store = with(&|_| {});
-    let loader = builder(Arc::<MemoryStore>::clone(&store), 0, 1).on_error(OnError::skip()).build().unwrap();
-    let first = rows(&loader.epoch(0).next().unwrap().unwrap());
-    store.put(name(2), DATASET.shards["train-0002.tar"].clone());
-    let rest = all(&loader);
-    let intact = expected(0, 1, &BTreeSet::new());
-    assert_eq!(first, intact[0]);
-    for (found, intact) in rest.iter().zip(&intact[1..]) {
-        let lost: BTreeSet<u64> = intact.2.iter().copied().filter(|id| !found.2.contains(id)).collect();
-        assert!(lost.is_subset(&of_shard(2)), "{lost:?}");
+    let loader = builder(Arc::<MemoryStore>::clone(&store), 0, 1).on_error(OnError::skip()).epochs(40).build().unwrap();
+    let intact = builder(DATASET.memory(), 0, 1).epochs(40).build().unwrap();
+    for epoch in 0..40 {
+        for (found, intact) in loader.epoch(epoch).zip(intact.epoch(epoch)) {
+            let (found, intact) = (rows(&found.unwrap()), rows(&intact.unwrap()));
+            let kept = |id: &u64| found.2.contains(id);
+            assert!(intact.2.iter().all(|id| kept(id) || of_shard(2).contains(id)), "{found:?} of {intact:?}");
+            assert_eq!(found.2, intact.2.iter().copied().filter(kept).collect::<Vec<_>>());
+            if (epoch, found.1) == (0, 0) {
+                assert_eq!(found.2, intact.2);
+                store.put(name(2), DATASET.shards["train-0002.tar"].clone());
+            }
+        }
     }
+    assert_eq!(numbers(&loader.quarantine()), of_shard(2));
     assert!(loader.quarantine().entries().iter().all(|entry| entry.reason.contains("the object changed")));
-    assert!(numbers(&loader.quarantine()).is_subset(&of_shard(2)) && !loader.quarantine().is_empty());
 }
 
 #[test]
 fn what_the_link_does_is_never_a_samples_fault() {
+    let _turn = Before::look();
     let faults = [
         (Kind::Io, false, Kind::Io),
         (Kind::Throttled, true, Kind::Throttled),
@@ -368,7 +381,23 @@ fn what_the_link_does_is_never_a_samples_fault() {
     }
 }
 
-/// Refuses a read of just these bytes.
+#[test]
+fn a_loader_can_be_dropped_while_a_field_is_read_again() {
+    let before = Before::look();
+    let (shard, start, bytes) = place(90, "jpg");
+    let inner = damaged(&[(90, "jpg")]);
+    let guard = Guard { inner, key: name(shard), start, bytes, kind: Kind::Stalled, transient: true };
+    let loader =
+        builder(Arc::new(guard), 0, 1).on_error(OnError::skip()).patience(Duration::from_secs(1)).build().unwrap();
+    let error = fails(&loader).1;
+    assert!(error.kind() == Kind::Stalled && error.to_string().contains("no batch for"), "{error}");
+    assert_eq!(loader.stats().fields_read_again, 1);
+    let slab = loader.slab().clone();
+    drop(loader);
+    before.check_after(&slab, Duration::from_secs(3));
+}
+
+/// Refuses a read of just these bytes; hangs if that is what it should say.
 #[derive(Debug)]
 struct Guard {
     inner: Arc<dyn Store>,
@@ -396,6 +425,9 @@ impl Store for Guard {
         if (&*request.key, request.start, landing.len() as u64) != (&self.key, self.start, self.bytes) {
             return self.inner.read(request, landing);
         }
+        if self.kind == Kind::Stalled {
+            return Box::pin(std::future::pending());
+        }
         let error = Error::new(self.kind, "refused");
         Box::pin(std::future::ready(Err(if self.transient { error.transient() } else { error })))
     }
@@ -407,6 +439,7 @@ impl Store for Guard {
 
 #[test]
 fn values_that_do_not_parse_are_bad_too() {
+    let _turn = Before::look();
     let text = |number: usize| if number == 2 { "x7".to_owned() } else { number.to_string() };
     let mut archive = tar::Builder::new(Vec::new());
     (0..5).for_each(|number| shards::append(&mut archive, &format!("{number}.cls"), text(number).as_bytes()));
@@ -437,6 +470,7 @@ fn values_that_do_not_parse_are_bad_too() {
 
 #[test]
 fn a_report_applied_from_the_start_leaves_the_same_rows_out_unread() {
+    let _turn = Before::look();
     let fields = [(3, "jpg"), (77, "cls"), (78, "jpg"), (140, "jpg")];
     let bad: BTreeSet<u64> = [3, 77, 78, 140].into();
     let store = damaged(&fields);
@@ -482,6 +516,7 @@ fn a_report_applied_from_the_start_leaves_the_same_rows_out_unread() {
 
 #[test]
 fn samples_that_lack_a_field_can_be_named() {
+    let _turn = Before::look();
     let mut archive = tar::Builder::new(Vec::new());
     for number in 0..6 {
         shards::append(&mut archive, &format!("{number}.cls"), number.to_string().as_bytes());
@@ -517,6 +552,7 @@ fn scan(store: Arc<dyn Store>) -> (Scanned, Vec<Quarantined>) {
 
 #[test]
 fn a_scan_finds_exactly_what_is_bad() {
+    let _turn = Before::look();
     let (scanned, found) = scan(DATASET.memory());
     let total = DATASET.bytes();
     let whole =
@@ -546,6 +582,7 @@ fn a_scan_finds_exactly_what_is_bad() {
 
 #[test]
 fn a_scan_goes_on_past_shards_that_are_gone() {
+    let _turn = Before::look();
     let store = damaged(&[(1, "jpg"), (130, "jpg")]);
     store.put(name(1), b"short".to_vec());
     let whole_shard = |entry: &Quarantined| entry.key.is_none() && entry.number.is_none();

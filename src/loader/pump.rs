@@ -130,11 +130,7 @@ impl Pump {
 
     /// Takes steps from the schedule until enough is known of the future: at least all reads of one batch.
     fn list(&mut self, board: &mut Board) -> Result<()> {
-        let enough = |board: &Board| {
-            let full = board.listed.len() >= READS_LISTED_MAX || board.items.len() >= BATCHES_LISTED_MAX;
-            (full || board.plan_bytes >= PLAN_BYTES_MAX) && !board.items.is_empty()
-        };
-        while !board.exhausted && !enough(board) {
+        while !board.exhausted && !board.knows_enough() {
             match self.schedule.advance()? {
                 None => board.exhausted = true,
                 Some(Step::Read(read)) => {
@@ -237,6 +233,14 @@ impl Board {
             admission: Admission::new(limits),
             exhausted: false,
         }
+    }
+
+    /// Whether no more is to be listed for now.
+    fn knows_enough(&self) -> bool {
+        let full = self.listed.len() >= READS_LISTED_MAX
+            || self.items.len() >= BATCHES_LISTED_MAX
+            || self.plan_bytes >= PLAN_BYTES_MAX;
+        full && !self.items.is_empty()
     }
 
     fn start(&mut self, read: Read) {
@@ -345,5 +349,30 @@ impl Board {
         let pages: usize = reads.iter().filter_map(|id| self.reads.get(id)).map(|entry| entry.read.pages).sum();
         let what = format!("a batch of {} reads takes {pages} pages, host memory has {}", reads.len(), slab.pages());
         Error::new(Kind::Config, what).advice("raise host_memory, or lower batch_size")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::Piece;
+
+    #[test]
+    fn what_is_listed_has_a_bound_in_bytes() {
+        let limits = Limits { requests: 1, bytes: 1, bytes_by_memory: false };
+        let mut board = Board::new(limits, OnError::Fail);
+        // 4,096 rows of eight fields.
+        let cells = 8 * 4096;
+        while !board.knows_enough() {
+            let (rows, ends) = (vec![0; 4096], vec![0; cells]);
+            let pieces = vec![Piece { read: 0, at: 0, len: 1 }; cells];
+            let plan = BatchPlan { sequence: 0, epoch: 0, batch: 0, rows, pieces, ends, left_out: 0 };
+            board.plan_bytes += plan.memory_bytes();
+            board.items.push_back(Item::Batch(plan, 0));
+        }
+        assert_eq!((board.items.len(), board.plan_bytes / 1_000_000), (36, 34));
+        // One is always known, however large.
+        board.items.clear();
+        assert!(!board.knows_enough());
     }
 }
