@@ -85,7 +85,7 @@ mod sys;
 pub mod telemetry;
 
 pub use error::{Error, Kind, Result};
-pub use loader::{Batch, ByteSize, Field, Loader, Tokens};
+pub use loader::{Batch, ByteSize, Field, Loader, OnError, Quarantine, Tokens};
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub use sys::bare;

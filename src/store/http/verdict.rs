@@ -134,7 +134,8 @@ impl<'a> Asked<'a> {
                         Kind::Corrupt,
                         format!("bytes {}..{} are past the object's end", self.range.start, self.range.end),
                     )
-                    .advice("the index belongs to another version of it: run `farfeed index`"),
+                    .advice("the index belongs to another version of it: run `farfeed index`")
+                    .in_object(),
             },
             429 | 503 => match head.retry_after {
                 Some(delay) => self
@@ -160,7 +161,8 @@ impl<'a> Asked<'a> {
                 let context = format!("the object has {size} bytes, {expected} expected");
                 Err(self
                     .error(Kind::Corrupt, context)
-                    .advice("the index belongs to another version of it: run `farfeed index`"))
+                    .advice("the index belongs to another version of it: run `farfeed index`")
+                    .in_object())
             }
             _ => Ok(()),
         }
