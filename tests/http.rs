@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use farfeed::Kind;
 use farfeed::memory::Slab;
-use farfeed::store::{HttpOptions, HttpStore, ReadRequest, Store};
+use farfeed::store::{FaultStore, HttpOptions, HttpStore, MemoryStore, ReadRequest, Store, Throttle, ThrottleStore};
 use fixture::{Asked, FileServer, Reply, ScriptedServer, landing, pattern, read, request, run};
 
 const PAGE: usize = 64 << 10;
+const FREE: Throttle = Throttle { latency: Duration::ZERO, bytes_per_second: 0, requests: 0 };
 
 fn open(url: &str) -> Arc<dyn Store> {
     HttpStore::open(url, HttpOptions::default()).unwrap()
@@ -207,7 +208,7 @@ fn wrong_answers_are_refused_before_a_byte_lands() {
         (Reply::new("500 x", "", b""), Kind::Io, true, "500"),
         (Reply { bytes: b"220 mail.example ESMTP\r\n\r\n".to_vec(), ..Reply::default() }, Kind::Io, true, "malformed"),
         (Reply::new("301 x", "", b""), Kind::Unsupported, false, "nowhere"),
-        (Reply::new("302 x", "Location: https://h/p?secret\r\n", b""), Kind::Unsupported, false, "scheme https"),
+        (Reply::new("302 x", "Location: ftp://h/p?secret\r\n", b""), Kind::Unsupported, false, "scheme ftp"),
     ];
     let expected: Vec<_> = cases.iter().map(|(_, kind, transient, word)| (*kind, *transient, *word)).collect();
     let server = ScriptedServer::start(move |asked| cases[asked.line().1[1..].parse::<usize>().unwrap()].0.clone());
@@ -316,6 +317,24 @@ fn endless_headers_are_bounded_in_bytes_and_in_time() {
         let error = read(&store, &slab, &request("silent", 0), 10).await.unwrap_err();
         assert_eq!((error.kind(), error.is_transient()), (Kind::Stalled, true), "{error}");
         assert!((2..10).contains(&began.elapsed().as_secs()));
+    });
+}
+
+#[test]
+fn a_fresh_connection_says_what_it_cost_and_is_kept() {
+    let server = FileServer::start();
+    server.put("o", &pattern(14, 10));
+    run(async {
+        let store = ThrottleStore::new(FaultStore::scripted(open(&server.url()), []), FREE);
+        for count in 1..=3 {
+            let cost = store.connect().await.unwrap();
+            assert!(server.url().contains(&cost.address.to_string()), "{cost:?}");
+            assert!(cost.connect > Duration::ZERO && cost.secure.is_none(), "{cost:?}");
+            soon("the server has accepted it", || server.accepted() == count);
+        }
+        store.head("o").await.unwrap();
+        assert_eq!(server.accepted(), 3, "the read took one of those");
+        assert_eq!(MemoryStore::new().connect().await.unwrap_err().kind(), Kind::Unsupported);
     });
 }
 

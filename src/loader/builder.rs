@@ -1,6 +1,7 @@
 //! What a user says before anything is read.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::device::Device;
 use crate::error::{Error, Kind, Result};
 use crate::fetch::RetryPolicy;
 use crate::order::{Shuffle, State};
-use crate::store::Store;
+use crate::store::{ClientCertificate, Store, TlsOptions};
 
 /// A number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -138,6 +139,7 @@ pub struct LoaderBuilder {
     pub(super) verify: bool,
     pub(super) trace_spans: usize,
     pub(super) patience: Duration,
+    pub(super) tls: TlsOptions,
 }
 
 impl LoaderBuilder {
@@ -170,6 +172,7 @@ impl LoaderBuilder {
             verify: true,
             trace_spans: 0,
             patience: Duration::from_secs(600),
+            tls: TlsOptions::default(),
         }
     }
 
@@ -333,13 +336,26 @@ impl LoaderBuilder {
         self
     }
 
+    /// A file of certificates (PEM): `https://` servers must be certified by one of these, and not by one of the system's roots.
+    pub fn ca_bundle(mut self, path: impl Into<PathBuf>) -> Self {
+        self.tls.ca_bundle = Some(path.into());
+        self
+    }
+
+    /// Shown to `https://` servers that ask who we are (mutual TLS): files of the certificate with those that lead to its authority, and of
+    /// its private key (PEM). They are read again when they change. Default: none.
+    pub fn client_certificate(mut self, chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.tls.client_certificate = Some(ClientCertificate { chain: chain.into(), key: key.into() });
+        self
+    }
+
     /// Finds the shards and their index, checks that the sums come out, allocates, and opens connections.
     ///
     /// # Errors
     /// `Config` where options contradict each other, the dataset or host memory, naming both numbers; `NotFound` for shards, fields
     /// and indexes; `Topology` for ranks; `Device` where slots do not fit; and whatever reading the index brings.
     pub fn build(self) -> Result<Loader> {
-        let mut stores = Stores::new(self.requests.unwrap_or(256));
+        let mut stores = Stores::new(self.requests.unwrap_or(256), self.tls.clone());
         self.stores.iter().for_each(|store| stores.add(Arc::clone(store)));
         open(&self, &mut stores)
     }

@@ -29,7 +29,7 @@ impl LoaderBuilder {
     /// `NotFound` for shards and indexes; `Config` where token files come without [`LoaderBuilder::tokens`]; and
     /// whatever reading the index brings.
     pub fn peek(self) -> Result<Peek> {
-        let mut stores = Stores::new(1);
+        let mut stores = Stores::new(1, self.tls.clone());
         self.stores.iter().for_each(|store| stores.add(Arc::clone(store)));
         let telemetry = Arc::new(Telemetry::new(0));
         let objects = shards(&self.patterns, &mut stores, |prefix| listed_keys(prefix, self.policy))?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::dataset::{expand, shown};
 use crate::error::{Error, Kind, Result};
 use crate::fetch::{Source, VersionPin};
-use crate::store::{FileOptions, FileStore, HttpOptions, HttpStore, Store};
+use crate::store::{FileOptions, FileStore, HttpOptions, HttpStore, Store, TlsOptions};
 
 /// An object, and how the user would name it but for secrets.
 #[derive(Clone, Debug)]
@@ -49,11 +49,12 @@ pub(super) struct Stores {
     brought: Vec<Arc<dyn Store>>,
     opened: Vec<(String, Arc<dyn Store>)>,
     connections: usize,
+    tls: TlsOptions,
 }
 
 impl Stores {
-    pub(super) fn new(connections: usize) -> Self {
-        Stores { connections, ..Stores::default() }
+    pub(super) fn new(connections: usize, tls: TlsOptions) -> Self {
+        Stores { connections, tls, ..Stores::default() }
     }
 
     /// A store that the caller brought; it serves every URL that begins with its root.
@@ -70,15 +71,16 @@ impl Stores {
             return Ok(Object { url: shown(url).into_owned(), key, store: Arc::clone(store) });
         }
         match url.split_once("://") {
-            Some(("http", _)) => {
+            Some(("http" | "https", _)) => {
                 let (root, key) = HttpStore::split(url);
-                let options = HttpOptions { idle_connections: self.connections, ..HttpOptions::default() };
+                let (idle_connections, tls) = (self.connections, self.tls.clone());
+                let options = HttpOptions { idle_connections, tls, ..HttpOptions::default() };
                 let store = self.opened(&root, |root| Ok(HttpStore::open(root, options)?))?;
                 Ok(Object { url: shown(url).into_owned(), key: key.into(), store })
             }
             Some(("file", path)) => self.file(path),
             Some((scheme, _)) => Err(Error::new(Kind::Unsupported, format!("{scheme}:// is not supported yet"))
-                .advice("use http:// or a mounted file system")),
+                .advice("use https://, http:// or a mounted file system")),
             None => self.file(url),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{Appetite, Arrival, ObjectEntry, ObjectMeta, ReadRequest, Store, StoreFuture, changed};
+use super::{Appetite, Arrival, ConnectCost, ObjectEntry, ObjectMeta, ReadRequest, Store, StoreFuture, changed};
 use crate::dataset::Version;
 use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
@@ -184,6 +184,10 @@ impl Store for FaultStore {
 
     fn warm(&self, connections: usize) -> StoreFuture<'_, usize> {
         self.inner.warm(connections)
+    }
+
+    fn connect(&self) -> StoreFuture<'_, ConnectCost> {
+        self.inner.connect()
     }
 
     /// Counts go on together: a read's number is its number among all.

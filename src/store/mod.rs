@@ -12,6 +12,7 @@ mod throttle;
 
 use std::fmt;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 pub use fault::{Fault, FaultStore};
 pub use file::{FileBackend, FileOptions, FileStore};
-pub use http::{HttpOptions, HttpStore};
+pub use http::{ClientCertificate, HttpOptions, HttpStore, TlsOptions};
 pub use memory::MemoryStore;
 pub use throttle::{Throttle, ThrottleStore};
 
@@ -65,6 +66,15 @@ pub trait Store: fmt::Debug + Send + Sync {
         Box::pin(std::future::ready(Ok(0)))
     }
 
+    /// Opens one fresh connection and says what that cost; the connection is kept for the next read.
+    ///
+    /// # Errors
+    /// `Unsupported` where a store has no connections; else why it could not be opened.
+    fn connect(&self) -> StoreFuture<'_, ConnectCost> {
+        let error = Error::new(Kind::Unsupported, format!("{} has no connections to open", self.root()));
+        Box::pin(std::future::ready(Err(error)))
+    }
+
     /// The same store for one more reactor thread, with connections of its own.
     fn per_reactor(self: Arc<Self>) -> Arc<dyn Store>;
 }
@@ -106,6 +116,19 @@ pub struct Arrival {
     pub first_byte: Duration,
     /// Whether a connection had to be opened.
     pub opened: bool,
+}
+
+/// What it cost to open a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectCost {
+    /// Where it leads.
+    pub address: SocketAddr,
+    /// For finding the address: next to nothing where it was known.
+    pub resolve: Duration,
+    /// For the TCP handshake with this address: one round trip. What other addresses cost that were tried before is not in it.
+    pub connect: Duration,
+    /// For the TLS handshake; `None` where there is none.
+    pub secure: Option<Duration>,
 }
 
 /// Size and version.

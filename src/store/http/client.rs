@@ -9,11 +9,12 @@ use super::connection::{Connection, Failure, Method, Request};
 use super::pool::Pool;
 use super::resolver::Resolver;
 use super::response::Malformed;
+use super::security::Security;
 use super::url::{Authority, Target};
 use super::verdict::{Asked, Tag, strong};
 use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
-use crate::store::{Arrival, ObjectMeta};
+use crate::store::{Arrival, ConnectCost, ObjectMeta};
 
 /// Redirects followed for one request.
 const REDIRECTS_MAX: usize = 5;
@@ -24,6 +25,7 @@ pub(super) struct Client {
     options: HttpOptions,
     pool: Pool,
     resolver: Resolver,
+    security: Arc<Security>,
 }
 
 /// A connection whose response's header has been received.
@@ -34,13 +36,14 @@ struct Answer {
 }
 
 impl Client {
-    pub(super) fn new(options: HttpOptions) -> Self {
+    pub(super) fn new(options: HttpOptions, security: Arc<Security>) -> Self {
         let pool = Pool::new(options.idle_connections, options.idle_age);
-        Client { options, pool, resolver: Resolver::default() }
+        Client { options, pool, resolver: Resolver::default(), security }
     }
 
-    pub(super) fn options(&self) -> &HttpOptions {
-        &self.options
+    /// The same for another reactor, with connections of its own.
+    pub(super) fn sibling(&self) -> Self {
+        Client::new(self.options.clone(), self.security.sibling())
     }
 
     /// Fills `landing` with the range `asked` for.
@@ -62,11 +65,10 @@ impl Client {
         };
         let (before, began) = (landing.filled(), Instant::now());
         let copied = connection.receive_body(landing).await.map_err(|cause| {
-            let (filled, len) = (landing.filled(), landing.len());
-            asked
-                .error(Kind::Io, format!("the connection broke after {filled} of {len} bytes"))
-                .source(cause)
-                .transient()
+            let (root, key, filled, len) = (asked.root, asked.key, landing.filled(), landing.len());
+            named(cause, format!("{root}{key}: the connection broke after {filled} of {len} bytes"), |context| {
+                Error::new(Kind::Io, context).transient()
+            })
         })?;
         connection.note_body(landing.filled() - before, began.elapsed() + first_byte);
         if keep_alive && connection.is_spent() {
@@ -101,15 +103,12 @@ impl Client {
         let mut opening = tokio::task::JoinSet::new();
         for _ in 0..count {
             let (client, authority) = (Arc::clone(self), Arc::clone(authority));
-            opening.spawn(async move { client.open(&authority).await });
+            opening.spawn(async move { client.connect(&authority).await });
         }
         let (mut opened, mut failure) = (0, None);
         while let Some(outcome) = opening.join_next().await {
             match outcome {
-                Ok(Ok(connection)) => {
-                    self.pool.put(connection);
-                    opened += 1;
-                }
+                Ok(Ok(_)) => opened += 1,
                 Ok(Err(error)) => failure = Some(error),
                 Err(error) => failure = Some(Error::new(Kind::Io, "opening connections").source(error)),
             }
@@ -118,6 +117,13 @@ impl Client {
             Some(error) if opened == 0 => Err(error),
             _ => Ok(opened),
         }
+    }
+
+    /// Opens a connection and keeps it; says what it cost.
+    pub(super) async fn connect(&self, authority: &Arc<Authority>) -> Result<ConnectCost> {
+        let (connection, cost) = self.open(authority).await?;
+        self.pool.put(connection);
+        Ok(cost)
     }
 
     /// Asks for the first byte: the answer tells the size of the whole.
@@ -154,6 +160,11 @@ impl Client {
                 .await
                 .map_err(|error| error.within(format_args!("{}{}", asked.root, asked.key)))?;
             let head = answer.connection.head().map_err(|error| malformed(asked, error))?;
+            if matches!(head.status, 400..404) && answer.connection.lacks_certificate() {
+                return Err(asked
+                    .error(Kind::Auth, format!("the server asks for a client certificate (HTTP {})", head.status))
+                    .advice("name one with `client_certificate`"));
+            }
             if !matches!(head.status, 301 | 302 | 303 | 307 | 308) {
                 return Ok(answer);
             }
@@ -173,21 +184,16 @@ impl Client {
         loop {
             let (mut connection, opened) = match idle.take() {
                 Some(connection) => (connection, false),
-                None => (self.open(&target.authority).await?, true),
+                None => (self.open(&target.authority).await?.0, true),
             };
             let patience = self.options.header_timeout;
             match tokio::time::timeout(patience, connection.exchange(target, request)).await {
                 Ok(Ok(first_byte)) => return Ok(Answer { connection, first_byte, opened }),
                 Ok(Err(Failure { unanswered: true, .. })) if !opened => {}
-                Ok(Err(Failure { cause, .. })) if cause.kind() == io::ErrorKind::InvalidData => {
-                    return Err(
-                        Error::new(Kind::Unsupported, format!("asking {}", target.authority.name)).source(cause)
-                    );
-                }
                 Ok(Err(Failure { cause, .. })) => {
-                    return Err(Error::new(Kind::Io, format!("asking {}", target.authority.name))
-                        .source(cause)
-                        .transient());
+                    return Err(named(cause, format!("asking {}", target.authority.name), |context| {
+                        Error::new(Kind::Io, context).transient()
+                    }));
                 }
                 Err(_) => {
                     let context = format!("no response header from {} within {patience:?}", target.authority.name);
@@ -197,18 +203,19 @@ impl Client {
         }
     }
 
-    async fn open(&self, authority: &Arc<Authority>) -> Result<Connection> {
+    async fn open(&self, authority: &Arc<Authority>) -> Result<(Connection, ConnectCost)> {
         let patience = self.options.connect_timeout;
         let stalled = || {
             Error::new(Kind::Stalled, format!("no connection to {} within {patience:?}", authority.name)).transient()
         };
-        match tokio::time::timeout(patience, Connection::open(authority, &self.resolver, patience)).await {
-            Ok(Ok(connection)) => Ok(connection),
+        match tokio::time::timeout(patience, Connection::open(authority, &self.resolver, &self.security, patience))
+            .await
+        {
+            Ok(Ok(opened)) => Ok(opened),
             Ok(Err(cause)) if cause.kind() == io::ErrorKind::TimedOut => Err(stalled()),
-            Ok(Err(cause)) => Err(Error::new(Kind::Io, format!("connecting to {}", authority.name))
-                .source(cause)
-                .advice("check the host's name and port, and that it is up")
-                .transient()),
+            Ok(Err(cause)) => Err(named(cause, format!("connecting to {}", authority.name), |context| {
+                Error::new(Kind::Io, context).advice("check the host's name and port, and that it is up").transient()
+            })),
             Err(_) => Err(stalled()),
         }
     }
@@ -221,9 +228,20 @@ impl Client {
     }
 }
 
+/// The error for `cause`, which may know better what it is than `otherwise` does.
+fn named(cause: io::Error, context: String, otherwise: impl FnOnce(String) -> Error) -> Error {
+    match cause.downcast::<Error>() {
+        Ok(error) => error.within(context),
+        Err(cause) if cause.kind() == io::ErrorKind::InvalidData => {
+            Error::new(Kind::Unsupported, context).source(cause)
+        }
+        Err(cause) => otherwise(context).source(cause),
+    }
+}
+
 fn malformed(asked: &Asked<'_>, Malformed(what): Malformed) -> Error {
     asked
         .error(Kind::Io, format!("the server's answer is malformed: {what}"))
-        .advice("check that the port is that of a plain HTTP server")
+        .advice("check that the port is that of an HTTP server")
         .transient()
 }

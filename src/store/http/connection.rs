@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::resolver::Resolver;
 use super::response::{HEADER_BYTES_MAX, Head, Malformed, header_end, is_interim, parse};
-use super::transport::Transport;
+use super::security::Security;
+use super::transport::{Handshakes, Transport};
 use super::url::{Authority, Target};
+use crate::error::Error;
 use crate::memory::Landing;
+use crate::store::ConnectCost;
 
 /// What most headers fit in.
 const USUAL_HEADER_BYTES: usize = 384;
@@ -62,18 +65,29 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects to one of the addresses of `authority`, each getting its share of `patience`.
-    pub(super) async fn open(authority: &Arc<Authority>, resolver: &Resolver, patience: Duration) -> io::Result<Self> {
-        let deadline = Instant::now() + patience;
+    /// Connects to one of the addresses of `authority`, each getting its share of `patience`; says what that cost.
+    pub(super) async fn open(
+        authority: &Arc<Authority>,
+        resolver: &Resolver,
+        security: &Arc<Security>,
+        patience: Duration,
+    ) -> io::Result<(Self, ConnectCost)> {
+        let began = Instant::now();
+        let deadline = began + patience;
         let addresses = resolver.addresses(authority).await?;
+        let resolve = began.elapsed();
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         let count = addresses.len();
         let first = resolver.turn();
         for tried in 0..count {
             let share = deadline.saturating_duration_since(Instant::now()) / (count - tried) as u32;
             let address = addresses[(first + tried) % count];
-            match tokio::time::timeout(share, Transport::connect(address)).await {
-                Ok(Ok(transport)) => return Ok(Connection::over(transport, Arc::clone(authority))),
+            match tokio::time::timeout(share, Transport::connect(address, authority, security)).await {
+                Ok(Ok((transport, Handshakes { connect, secure }))) => {
+                    let cost = ConnectCost { address, resolve, connect, secure };
+                    return Ok((Connection::over(transport, Arc::clone(authority)), cost));
+                }
+                Ok(Err(error)) if is_final(&error) => return Err(error),
                 Ok(Err(error)) => failure = error,
                 Err(_) => failure = io::ErrorKind::TimedOut.into(),
             }
@@ -102,6 +116,7 @@ impl Connection {
         self.transport.send(&self.scratch).await.map_err(unanswered)?;
         let sent = Instant::now();
         self.scratch.clear();
+        self.transport.drop_surplus();
         self.receive_more().await.map_err(unanswered)?;
         let first_byte = sent.elapsed();
         self.receive_header().await.map_err(|cause| Failure { unanswered: false, cause })?;
@@ -127,11 +142,13 @@ impl Connection {
 
     /// Receives the body into `landing` until that is full; gives the bytes that were copied to get there.
     pub(super) async fn receive_body(&mut self, landing: &mut Landing) -> io::Result<u64> {
-        let copied = landing.push(&self.scratch[self.header..]);
+        let mut copied = landing.push(&self.scratch[self.header..]);
         self.header += copied;
         while landing.remaining() > 0 {
-            if self.transport.receive_into(landing).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+            match self.transport.receive_into(landing).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count if self.transport.copies() => copied += count,
+                _ => {}
             }
         }
         Ok(copied as u64)
@@ -139,7 +156,7 @@ impl Connection {
 
     /// Whether a response with `head` has been taken in to its last byte, as far as [`Connection::receive_body`] was not asked to.
     pub(super) fn is_through(&self, head: &Head<'_>) -> bool {
-        let here = (self.scratch.len() - self.header) as u64;
+        let here = (self.scratch.len() - self.header + self.transport.surplus()) as u64;
         let body =
             if self.bodiless || head.status == 304 || head.status == 204 { Some(0) } else { head.content_length };
         head.keep_alive && !head.transfer_coded && body == Some(here)
@@ -147,7 +164,7 @@ impl Connection {
 
     /// Whether nothing is left over after the body has landed.
     pub(super) fn is_spent(&self) -> bool {
-        self.header == self.scratch.len()
+        self.header == self.scratch.len() && self.transport.surplus() == 0
     }
 
     /// Whether it leads to `authority` and belongs to the reactor `runtime`.
@@ -156,8 +173,13 @@ impl Connection {
     }
 
     /// Whether nothing arrived unasked, a close included.
-    pub(super) fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&mut self) -> bool {
         self.transport.is_quiet()
+    }
+
+    /// Whether the server asked for a client certificate and there is none to show.
+    pub(super) fn lacks_certificate(&self) -> bool {
+        self.transport.lacks_certificate()
     }
 
     fn write_request(&mut self, target: &Target, request: Request<'_>) -> io::Result<()> {
@@ -218,6 +240,12 @@ impl Connection {
         self.scratch.truncate(here + received.as_ref().map_or(0, |count| *count));
         if received? == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
+}
+
+/// Whether the host's other addresses would say the same: they have one certificate, and ask for one.
+fn is_final(error: &io::Error) -> bool {
+    let known = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    known.is_some_and(|error| !error.is_transient())
 }
 
 impl fmt::Debug for Connection {

@@ -11,7 +11,10 @@ mod connection;
 mod pool;
 mod resolver;
 mod response;
+mod security;
 mod transport;
+#[cfg(feature = "https")]
+mod trust;
 mod url;
 mod verdict;
 
@@ -20,9 +23,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::client::Client;
-use self::url::Root;
+use self::security::Security;
+pub use self::security::{ClientCertificate, TlsOptions};
+use self::url::{Root, Scheme};
 use self::verdict::Asked;
-use super::{Appetite, Arrival, ObjectMeta, ReadRequest, Store, StoreFuture, past_end};
+use super::{Appetite, Arrival, ConnectCost, ObjectMeta, ReadRequest, Store, StoreFuture, past_end};
 use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
 
@@ -37,6 +42,8 @@ pub struct HttpOptions {
     pub idle_connections: usize,
     /// Idle connections older than this are closed: servers do it after about 5 s, and a request sent just then is lost.
     pub idle_age: Duration,
+    /// Whom `https://` connections trust, and who they say they are.
+    pub tls: TlsOptions,
 }
 
 impl Default for HttpOptions {
@@ -46,11 +53,12 @@ impl Default for HttpOptions {
             header_timeout: Duration::from_secs(30),
             idle_connections: 256,
             idle_age: Duration::from_secs(4),
+            tls: TlsOptions::default(),
         }
     }
 }
 
-/// Objects under a URL, read in ranges over plain HTTP/1.1.
+/// Objects under a URL, read in ranges over HTTP/1.1, plain or through TLS.
 ///
 /// Its futures run on a tokio runtime with I/O and time enabled. Connections belong to the runtime that opened them: one
 /// store per reactor, by [`Store::per_reactor`], shares nothing with the others but the options.
@@ -62,11 +70,13 @@ pub struct HttpStore {
 }
 
 impl HttpStore {
-    /// A store of the objects under `root`, as in `http://host:port/path`; keys are appended to the path. User information is sent as
-    /// basic authentication, a query is appended to each request; neither is ever shown. Nothing is connected yet.
+    /// A store of the objects under `root`, as in `https://host:port/path`; keys are appended to the path. User information is sent as
+    /// basic authentication, a query is appended to each request; neither is ever shown. Nothing is connected yet; certificates
+    /// are read, if `root` is `https`.
     ///
     /// # Errors
-    /// `Config` when `root` is malformed or a timeout is zero; `Unsupported` for schemes other than `http`.
+    /// `Config` when `root` is malformed, a timeout is zero, or certificates cannot be used; `Unsupported` for schemes other than
+    /// `http` and `https`, and for `https` in a build without the feature of that name.
     pub fn open(root: &str, options: HttpOptions) -> Result<Arc<Self>> {
         for (name, timeout) in [("connect", options.connect_timeout), ("header", options.header_timeout)] {
             if timeout.is_zero() {
@@ -74,7 +84,12 @@ impl HttpStore {
                     .advice("allow at least one round trip"));
             }
         }
-        Ok(Arc::new(HttpStore { root: Arc::new(Root::parse(root)?), client: Arc::new(Client::new(options)) }))
+        let root = Arc::new(Root::parse(root)?);
+        let security = Security::new(options.tls.clone());
+        if root.authority().scheme == Scheme::Https {
+            security.prepare().map_err(|error| error.within(&root.shown))?;
+        }
+        Ok(Arc::new(HttpStore { root, client: Arc::new(Client::new(options, security)) }))
     }
 
     /// The root to open and the key in it of the object at `url`. User information and query, which go with each request,
@@ -128,9 +143,12 @@ impl Store for HttpStore {
         Box::pin(self.client.warm(self.root.authority(), connections))
     }
 
+    fn connect(&self) -> StoreFuture<'_, ConnectCost> {
+        Box::pin(self.client.connect(self.root.authority()))
+    }
+
     fn per_reactor(self: Arc<Self>) -> Arc<dyn Store> {
-        let client = Arc::new(Client::new(self.client.options().clone()));
-        Arc::new(HttpStore { root: Arc::clone(&self.root), client })
+        Arc::new(HttpStore { root: Arc::clone(&self.root), client: Arc::new(self.client.sibling()) })
     }
 }
 

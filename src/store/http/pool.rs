@@ -39,7 +39,7 @@ impl Pool {
             let suiting = idle.iter().enumerate().filter(|(_, idle)| idle.connection.suits(authority, runtime));
             let pace = |idle: &Idle| idle.connection.pace().unwrap_or(0.0);
             let fastest = suiting.max_by(|(_, a), (_, b)| pace(a).total_cmp(&pace(b))).map(|(at, _)| at);
-            let Some(Idle { connection, .. }) = fastest.and_then(|at| idle.remove(at)) else { break };
+            let Some(Idle { mut connection, .. }) = fastest.and_then(|at| idle.remove(at)) else { break };
             if connection.is_quiet() {
                 return Some(connection);
             }

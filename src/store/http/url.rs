@@ -4,12 +4,17 @@ use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 
-const SCHEME: &str = "http";
-const PORT: u16 = 80;
+/// How a server is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scheme {
+    Http,
+    Https,
+}
 
-/// Host and port.
+/// Scheme, host and port: what credentials and connections belong to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Authority {
+    pub(super) scheme: Scheme,
     /// Name or address, an IPv6 address without its brackets.
     pub(super) host: String,
     pub(super) port: u16,
@@ -23,7 +28,7 @@ pub(super) struct Target {
     pub(super) authority: Arc<Authority>,
     /// Path and query as sent; the query may be a secret.
     pub(super) path: String,
-    /// Value of the Authorization header. It never follows a redirect.
+    /// Value of the Authorization header. It never follows a redirect to another scheme, host or port.
     pub(super) authorization: Option<Arc<str>>,
 }
 
@@ -48,22 +53,21 @@ impl Root {
         let (scheme, rest) = url.split_once("://").ok_or_else(|| {
             Error::new(Kind::Config, "the root of an HTTP store has no scheme").advice("write http://host/path")
         })?;
-        if !scheme.eq_ignore_ascii_case(SCHEME) {
-            return Err(
-                Error::new(Kind::Unsupported, format!("scheme {scheme}:// in an HTTP store")).advice("use http://")
-            );
-        }
+        let scheme = Scheme::named(scheme).ok_or_else(|| {
+            Error::new(Kind::Unsupported, format!("scheme {scheme}:// in an HTTP store"))
+                .advice("use https:// or http://")
+        })?;
         let rest = rest.split('#').next().unwrap_or_default();
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let (user_info, authority) =
             authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
-        let authority = Authority::parse(authority)
+        let authority = Authority::parse(scheme, authority)
             .ok_or_else(|| Error::new(Kind::Config, "the host or port of an HTTP root is malformed"))?;
         let (path, query) = path.split_at(path.find('?').unwrap_or(path.len()));
         let base = format!("/{}", path.trim_matches('/'));
         let base = cleaned(if base.ends_with('/') { base } else { base + "/" });
         Ok(Root {
-            shown: format!("{SCHEME}://{}{base}", authority.name),
+            shown: format!("{}://{}{base}", scheme.name(), authority.name),
             authority: Arc::new(authority),
             base,
             query: cleaned(query.to_owned()),
@@ -102,13 +106,17 @@ impl Target {
     pub(super) fn redirected(&self, location: &str) -> Result<Target, String> {
         let location = location.split('#').next().unwrap_or_default();
         if let Some(rest) = location.strip_prefix("//") {
-            return self.elsewhere(rest);
+            return self.elsewhere(self.authority.scheme, rest);
         }
         if let Some((scheme, rest)) = location.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) {
-            if scheme.eq_ignore_ascii_case(SCHEME) {
-                return self.elsewhere(rest);
-            }
-            return Err(format!("redirected to scheme {}", scheme.to_ascii_lowercase()));
+            return match (self.authority.scheme, Scheme::named(scheme)) {
+                (Scheme::Https, Some(Scheme::Http)) => {
+                    Err("redirected from https to http, where anybody on the way could read and change the bytes"
+                        .into())
+                }
+                (_, Some(scheme)) => self.elsewhere(scheme, rest),
+                (_, None) => Err(format!("redirected to scheme {}", scheme.to_ascii_lowercase())),
+            };
         }
         let path = self.path.split('?').next().unwrap_or_default();
         let path = match location.as_bytes().first() {
@@ -122,10 +130,10 @@ impl Target {
     }
 
     /// `rest` is what follows the two slashes.
-    fn elsewhere(&self, rest: &str) -> Result<Target, String> {
+    fn elsewhere(&self, scheme: Scheme, rest: &str) -> Result<Target, String> {
         let (host, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-        let authority = Authority::parse(host).ok_or("redirected to a malformed host")?;
+        let authority = Authority::parse(scheme, host).ok_or("redirected to a malformed host")?;
         let path = cleaned(if path.starts_with('/') { path.to_owned() } else { format!("/{path}") });
         if authority == *self.authority {
             return Ok(Target { path, ..self.clone() });
@@ -134,8 +142,28 @@ impl Target {
     }
 }
 
+impl Scheme {
+    fn named(name: &str) -> Option<Self> {
+        [Scheme::Http, Scheme::Https].into_iter().find(|scheme| name.eq_ignore_ascii_case(scheme.name()))
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+
+    fn port(self) -> u16 {
+        match self {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        }
+    }
+}
+
 impl Authority {
-    fn parse(text: &str) -> Option<Self> {
+    fn parse(scheme: Scheme, text: &str) -> Option<Self> {
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => {
                 let (host, port) = rest.split_once(']')?;
@@ -152,14 +180,14 @@ impl Authority {
             }
         };
         let port = match port {
-            None | Some("") => PORT,
+            None | Some("") => scheme.port(),
             Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => port.parse().ok()?,
             Some(_) => return None,
         };
         let host = host.to_ascii_lowercase();
         let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-        let name = if port == PORT { bracketed } else { format!("{bracketed}:{port}") };
-        Some(Authority { host, port, name })
+        let name = if port == scheme.port() { bracketed } else { format!("{bracketed}:{port}") };
+        Some(Authority { scheme, host, port, name })
     }
 }
 
@@ -259,6 +287,9 @@ mod tests {
         assert_eq!(target.authorization.as_deref(), Some("Basic dXNAZXI6cDpzcw=="));
         assert_eq!(Root::parse("http://h").unwrap().target("k").path, "/k");
         assert_eq!(Root::parse("http://h:80?q").unwrap().shown, "http://h/");
+        let secure = Root::parse("HTTPS://h:443/d").unwrap();
+        assert_eq!((secure.shown.as_str(), secure.authority.port), ("https://h/d/", 443));
+        assert_eq!(Root::parse("https://h:80").unwrap().shown, "https://h:80/");
         let six = Root::parse("http://[::1]:99/").unwrap();
         assert_eq!((six.authority.host.as_str(), six.authority.name.as_str()), ("::1", "[::1]:99"));
     }
@@ -278,7 +309,7 @@ mod tests {
             assert_eq!(error.kind(), Kind::Config, "{url}");
             assert!(!error.to_string().contains("secret"), "{error}");
         }
-        assert_eq!(Root::parse("https://h/").err().unwrap().kind(), Kind::Unsupported);
+        assert_eq!(Root::parse("ftp://h/").err().unwrap().kind(), Kind::Unsupported);
     }
 
     #[test]
@@ -294,8 +325,25 @@ mod tests {
         assert_eq!(to("http://h:81/n?u=http://o/"), same("/n?u=http://o/"));
         assert_eq!(to("//other/y"), Ok(("other".to_owned(), "/y".to_owned(), false)));
         assert_eq!(to("http://u:p@other?k"), Ok(("other".to_owned(), "/?k".to_owned(), false)));
-        assert_eq!(to("HTTPS://h/secret"), Err("redirected to scheme https".to_owned()));
+        assert_eq!(to("FTP://h/secret"), Err("redirected to scheme ftp".to_owned()));
         assert!(to("").is_err() && to("http://h:x/").is_err() && to("//").is_err());
+    }
+
+    #[test]
+    fn redirects_gain_security_and_never_lose_it() {
+        let to = |from: &str, location: &str| {
+            let to = Root::parse(from).unwrap().target("c").redirected(location)?;
+            Ok::<_, String>((to.authority.scheme, to.authority.port, to.authorization.is_some()))
+        };
+        assert_eq!(to("http://u:p@h/", "https://h/x"), Ok((Scheme::Https, 443, false)));
+        assert_eq!(to("http://u:p@h:443/", "https://h/x"), Ok((Scheme::Https, 443, false)), "another scheme");
+        assert_eq!(to("https://u:p@h/", "https://h:443/x"), Ok((Scheme::Https, 443, true)));
+        assert_eq!(to("https://u:p@h/", "//h/x"), Ok((Scheme::Https, 443, true)));
+        assert_eq!(to("https://u:p@h/", "/x"), Ok((Scheme::Https, 443, true)));
+        for location in ["http://h/secret", "HTTP://h:443/secret"] {
+            let refused = to("https://u:p@h/", location).unwrap_err();
+            assert!(refused.contains("https to http") && !refused.contains("secret"), "{refused}");
+        }
     }
 
     proptest! {
