@@ -29,6 +29,9 @@ pub struct Link {
     pub server_time: Duration,
     /// Whether a connection that was idle for 200 ms + RTT starts with its initial window again, as Linux does.
     pub idle_restart: bool,
+    /// The most of one connection that arrives at once where there is a rate, in bytes; less if that is more than a millisecond. Receivers
+    /// wake up that often: 64 KiB is what a network card hands over, and costs this process more.
+    pub burst_bytes: usize,
     /// Seed of loss and jitter.
     pub seed: u64,
 }
@@ -46,6 +49,7 @@ impl Default for Link {
             jitter: Duration::ZERO,
             server_time: Duration::ZERO,
             idle_restart: true,
+            burst_bytes: 512 << 10,
             seed: 0,
         }
     }
@@ -82,6 +86,8 @@ impl Link {
             "rate_bytes_s is at least 1000"
         } else if self.window_bytes < 2 * PACKET || self.initial_window < PACKET {
             "window_bytes is at least 2920, initial_window at least 1460"
+        } else if self.burst_bytes < PACKET {
+            "burst_bytes is at least 1460"
         } else if !(0.0..=0.5).contains(&self.loss) {
             "loss lies between 0 and 0.5"
         } else if self.server_time > Duration::from_secs(60) {
@@ -110,6 +116,6 @@ impl Link {
     /// The most that is sent at a time: what the link carries in a millisecond, so that connections take turns often
     /// enough, and few enough chunks, so that the emulation stays cheap at high rates.
     pub(super) fn chunk_max(&self) -> usize {
-        self.rate_bytes_s.map_or(1 << 20, |rate| ((rate / 1000) as usize).clamp(PACKET, 512 << 10))
+        self.rate_bytes_s.map_or(1 << 20, |rate| ((rate / 1000) as usize).clamp(PACKET, self.burst_bytes))
     }
 }
