@@ -18,8 +18,8 @@ pub(crate) const KEY: &str = "object";
 const PAGE_BYTES: usize = 1 << 20;
 
 pub(crate) const BARE: &str = "bare recv";
-const BARE_ALL: &str = "bare recv, MSG_WAITALL";
-pub(crate) const BARE_MARK: &str = "bare recv, SO_RCVLOWAT";
+const BARE_ALL: &str = "bare recv MSG_WAITALL";
+pub(crate) const BARE_MARK: &str = "bare recv SO_RCVLOWAT";
 pub(crate) const RUSTLS: &str = "bare rustls";
 pub(crate) const URING: &str = "tokio-uring";
 

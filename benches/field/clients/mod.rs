@@ -98,8 +98,8 @@ impl Origin {
 }
 
 pub(crate) const OURS: &str = "farfeed";
-pub(crate) const STREAMED: &str = "object_store, streamed";
-pub(crate) const WHOLE: &str = "object_store, get_range";
+pub(crate) const STREAMED: &str = "object_store streamed";
+pub(crate) const WHOLE: &str = "object_store get_range";
 pub(crate) const HYPER: &str = "hyper";
 pub(crate) const REQWEST: &str = "reqwest";
 
