@@ -35,6 +35,9 @@ pub struct Link {
     /// Whether a connection's window is halved for each 200 ms + RTT that it was idle, down to the initial one, as
     /// Linux does.
     pub idle_restart: bool,
+    /// The most of one connection that arrives at once where there is a rate, in bytes; less if that is more than a millisecond. Receivers
+    /// wake up that often: 64 KiB is what a network card hands over, and costs this process more.
+    pub burst_bytes: usize,
     /// Seed of loss and jitter.
     pub seed: u64,
 }
@@ -54,6 +57,7 @@ impl Default for Link {
             jitter: Duration::ZERO,
             server_time: Duration::ZERO,
             idle_restart: true,
+            burst_bytes: 512 << 10,
             seed: 0,
         }
     }
@@ -97,6 +101,8 @@ impl Link {
             "rate_bytes_s and connection_rate are at least 1000"
         } else if self.window_bytes < 2 * PACKET || self.initial_window < PACKET {
             "window_bytes is at least 2920, initial_window at least 1460"
+        } else if self.burst_bytes < PACKET {
+            "burst_bytes is at least 1460"
         } else if !(0.0..=0.5).contains(&self.loss) {
             "loss lies between 0 and 0.5"
         } else if self.server_time > Duration::from_secs(60) {
@@ -124,7 +130,7 @@ impl Link {
     /// enough, and few enough chunks, so that the emulation stays cheap at high rates.
     pub(super) fn chunk_max(&self) -> usize {
         let rate = self.rate_bytes_s.into_iter().chain(self.connection_rate).min();
-        rate.map_or(1 << 20, |rate| ((rate / 1000) as usize).clamp(PACKET, 512 << 10))
+        rate.map_or(1 << 20, |rate| ((rate / 1000) as usize).clamp(PACKET, self.burst_bytes))
     }
 }
 
