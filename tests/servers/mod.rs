@@ -4,8 +4,10 @@
 
 mod certificates;
 mod nginx;
+mod s3;
 mod secured;
 
 pub(crate) use certificates::{Authority, Identity};
 pub(crate) use nginx::{Nginx, Site};
+pub(crate) use s3::{Refusal, S3Server, Seen};
 pub(crate) use secured::{Asked, Secured, Stream, asked};

@@ -4,10 +4,12 @@
 //! certificates that the options name.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::client::{HttpClient, HttpConnector};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
+use object_store::client::{HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService};
 use object_store::{ClientConfigKey, ClientOptions};
 use reqwest::{ClientBuilder, NoProxy, Proxy};
 use rustls::{ClientConfig, RootCertStore};
@@ -79,12 +81,64 @@ impl Connector {
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let failed = |source| object_store::Error::Generic { store: "HTTP client", source };
-        Ok(HttpClient::new(self.client(options).map_err(failed)?))
+        Ok(HttpClient::new(Counting(self.client(options).map_err(failed)?)))
+    }
+}
+
+/// Says how long a range is where the server does not: `object_store` takes no answer without a length, and a body in chunks has none.
+struct Counting(reqwest::Client);
+
+impl HttpService for Counting {
+    fn call<'a, 'b>(
+        &'a self,
+        request: HttpRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + 'b>>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        Box::pin(async move {
+            let mut response = HttpService::call(&self.0, request).await?;
+            if !response.headers().contains_key(CONTENT_LENGTH)
+                && let Some(length) =
+                    response.headers().get(CONTENT_RANGE).and_then(|range| length(range.to_str().ok()?))
+            {
+                response.headers_mut().insert(CONTENT_LENGTH, length.into());
+            }
+            Ok(response)
+        })
+    }
+}
+
+/// Bytes in `bytes first-last/size`.
+fn length(range: &str) -> Option<u64> {
+    let (first, last) = range.trim().strip_prefix("bytes ")?.split('/').next()?.split_once('-')?;
+    let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+    last.checked_sub(first)?.checked_add(1)
+}
+
+impl fmt::Debug for Counting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Counting").finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connector").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_have_lengths() {
+        assert_eq!(length("bytes 5-14/20"), Some(10));
+        assert_eq!(length("bytes 0-0/*"), Some(1));
+        for odd in ["bytes */20", "bytes 5-4/20", "items 0-1/2", "bytes 0-18446744073709551615/*", ""] {
+            assert_eq!(length(odd), None, "{odd}");
+        }
     }
 }

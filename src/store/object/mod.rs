@@ -41,7 +41,7 @@ use crate::memory::Landing;
 ///
 /// Its futures run on a tokio runtime with I/O and time enabled. [`Store::per_reactor`] gives a store with connections of its own; credentials,
 /// signatures and what was learnt of the server are shared. Credentials are renewed five minutes before they end, by whichever read
-/// comes first; if the server says that they have ended, they are looked for anew once for each read before it fails.
+/// comes first; if the server says that they have ended, they are looked for anew, a few times for each read before it fails.
 ///
 /// Versions are ETags. Keys are taken as they are: nothing in them is decoded.
 pub struct ObjectStore {
@@ -51,10 +51,13 @@ pub struct ObjectStore {
     client: Arc<Client>,
 }
 
+/// How often one read looks for newer credentials: those that others have just found may end too while it waits for the link.
+const RENEWALS_MAX: u32 = 3;
+
 /// What one request has tried so far.
 #[derive(Default)]
 struct Tried {
-    renewed: bool,
+    renewals: u32,
     moved: bool,
 }
 
@@ -161,8 +164,8 @@ impl ObjectStore {
             return Ok(());
         }
         match remedy(&error) {
-            Remedy::Renew if !tried.renewed && !entry.is_anonymous() => {
-                tried.renewed = true;
+            Remedy::Renew if tried.renewals < RENEWALS_MAX && !entry.is_anonymous() => {
+                tried.renewals += 1;
                 self.access.renew(entry.generation, None)
             }
             // To sign for another region helps wherever the server is; to ask elsewhere only where the region says where.

@@ -63,7 +63,7 @@ pub(super) fn in_words(object: &str, error: Error) -> Error {
             "this machine's clock and the server's differ by minutes",
             "set the clock, with NTP for example",
         ),
-        "InvalidAccessKeyId" => {
+        "InvalidAccessKeyId" | "NotSignedUp" => {
             (Kind::Auth, "the server does not know the access key", "check the key's id, and the endpoint it is for")
         }
         "SignatureDoesNotMatch" => (
