@@ -1,4 +1,4 @@
-# What a contributor and the continuous integration run. Needs cargo and a C compiler; `make setup` looks for the rest.
+# What a contributor and the continuous integration run. Needs cargo and a C compiler; `make setup` looks for the rest: nginx, Python.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -32,6 +32,10 @@ setup:
 	    [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	        || { echo "a C compiler is missing: apt-get install build-essential"; exit 1; }; \
 	    apt-get update -qq && apt-get install -y -qq build-essential; }
+	@PATH="$$PATH:/usr/sbin"; command -v nginx >/dev/null || { \
+	    [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	        || { echo "nginx is missing, which the tests of https read from: apt-get install nginx"; exit 1; }; \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends nginx; }
 	@python3 -c 'import ensurepip' 2>/dev/null || { \
 	    [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	        || { echo "Python 3.11 with venv is missing: apt-get install python3-venv"; exit 1; }; \

@@ -2,6 +2,7 @@
 #![cfg(feature = "https")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[allow(unused_imports, reason = "the servers are shared, and this needs some of them")]
 mod fixture;
 mod servers;
 #[path = "fixture/shards.rs"]
@@ -137,7 +138,7 @@ fn who_cannot_be_trusted_is_named_and_not_asked_again() {
         (Site::Expired, nginx.trusting(), Kind::Auth, ["expired", "clock"]),
         (Site::Misnamed, nginx.trusting(), Kind::Auth, ["not valid for name", "elsewhere.example"]),
         (Site::Mutual, nginx.trusting(), Kind::Auth, ["asks for a client certificate", "`client_certificate`"]),
-        (Site::Mutual, client("stranger"), Kind::Io, ["HTTP 400", ""]),
+        (Site::Mutual, client("stranger"), Kind::Auth, ["HTTP 400", "the client certificate"]),
     ] {
         let error = refused(site, tls);
         assert_eq!(error.kind(), kind, "{error}");
@@ -251,14 +252,13 @@ fn bytes_changed_on_the_way_never_land() {
     let served = Arc::clone(&object);
     let server =
         Secured::start(Secured::config(&town.identity, &TLS13), move |stream, _| serve(stream, served.clone()));
-    let upstream = server.url().trim_end_matches('/').rsplit('/').next().unwrap().to_owned();
     // A relay that flips a bit in the middle of the first connection's body.
-    let relay = Relay::start(upstream, |connection, at, bytes| {
+    let relay = Relay::start(&server, Duration::ZERO, |connection, at, bytes| {
         if connection == 0 && (at..at + bytes.len()).contains(&500_000) {
             bytes[500_000 - at] ^= 1;
         }
     });
-    let store = open(&format!("https://{}/", relay.address), town.trusting());
+    let store = open(&relay.url(), town.trusting());
     let slab = slab(16);
     run(async {
         let mut landing = landing(&slab, 1 << 20);
@@ -272,37 +272,100 @@ fn bytes_changed_on_the_way_never_land() {
     });
 }
 
-/// Passes bytes on, and lets a test change those that the server sends.
+#[test]
+fn a_secure_connection_costs_one_round_trip_beyond_tcps() {
+    const ONE_WAY: Duration = Duration::from_millis(150);
+    let town = Town::new();
+    for (version, first, later) in [(&TLS13, 1, 1), (&TLS12, 2, 1)] {
+        let config = Secured::config(&town.identity, version);
+        let server = Secured::start(config, |stream, _| serve(stream, pattern(10, 100).into()));
+        let relay = Relay::start(&server, ONE_WAY, |_, _, _| {});
+        let (store, slab) = (open(&relay.url(), town.trusting()), slab(1));
+        run(async {
+            for trips in [first, later] {
+                let cost = store.connect().await.unwrap().secure.unwrap();
+                let trip = 2 * ONE_WAY;
+                assert!((trip * trips..trip * (trips + 1)).contains(&cost), "{version:?}: {cost:?}");
+                // Takes the connection, and its tickets.
+                let began = Instant::now();
+                read(&store, &slab, &request("o", 0), 100).await.unwrap();
+                assert!((trip..trip * 2).contains(&began.elapsed()), "{version:?}: {:?}", began.elapsed());
+            }
+        });
+    }
+}
+
+/// Passes bytes on, later, and lets a test change those that the server sends.
 struct Relay {
     address: std::net::SocketAddr,
+    over: Arc<std::sync::atomic::AtomicBool>,
 }
 
 impl Relay {
-    fn start(upstream: String, change: impl Fn(usize, usize, &mut [u8]) + Send + Sync + 'static) -> Self {
-        use std::io::{Read, Write};
+    fn start(
+        server: &Secured,
+        one_way: Duration,
+        change: impl Fn(usize, usize, &mut [u8]) + Send + Sync + 'static,
+    ) -> Self {
+        let upstream = server.url().trim_end_matches('/').rsplit('/').next().unwrap().to_owned();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let change = Arc::new(change);
+        let relay = Relay { address: listener.local_addr().unwrap(), over: Arc::default() };
+        let (over, change) = (Arc::clone(&relay.over), Arc::new(change));
         std::thread::spawn(move || {
             for (connection, near) in listener.incoming().flatten().enumerate() {
+                if over.load(std::sync::atomic::Ordering::SeqCst) {
+                    break;
+                }
                 let far = std::net::TcpStream::connect(&upstream).unwrap();
-                let (mut from, mut to) = (near.try_clone().unwrap(), far.try_clone().unwrap());
-                std::thread::spawn(move || std::io::copy(&mut from, &mut to));
-                let (mut from, mut to, change) = (far, near, Arc::clone(&change));
-                std::thread::spawn(move || {
-                    let (mut buffer, mut at) = ([0; 8192], 0);
-                    while let Ok(count @ 1..) = from.read(&mut buffer) {
-                        change(connection, at, &mut buffer[..count]);
-                        at += count;
-                        if to.write_all(&buffer[..count]).is_err() {
-                            break;
-                        }
-                    }
-                });
+                let change = Arc::clone(&change);
+                pass_on(near.try_clone().unwrap(), far.try_clone().unwrap(), one_way, |_, _| {});
+                pass_on(far, near, one_way, move |at, bytes| change(connection, at, bytes));
             }
         });
-        Relay { address }
+        relay
     }
+
+    fn url(&self) -> String {
+        format!("https://{}/", self.address)
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.over.store(true, std::sync::atomic::Ordering::SeqCst);
+        let _ = std::net::TcpStream::connect(self.address);
+    }
+}
+
+/// Two threads: what one receives, the other sends when it is time.
+fn pass_on(
+    mut from: std::net::TcpStream,
+    mut to: std::net::TcpStream,
+    one_way: Duration,
+    change: impl Fn(usize, &mut [u8]) + Send + 'static,
+) {
+    use std::io::{Read, Write};
+    to.set_nodelay(true).unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel::<(Instant, Vec<u8>)>();
+    std::thread::spawn(move || {
+        let (mut buffer, mut at) = ([0; 8192], 0);
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            change(at, &mut buffer[..count]);
+            at += count;
+            if sender.send((Instant::now() + one_way, buffer[..count].to_vec())).is_err() {
+                break;
+            }
+        }
+    });
+    std::thread::spawn(move || {
+        for (due, bytes) in receiver {
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            if to.write_all(&bytes).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(std::net::Shutdown::Both);
+    });
 }
 
 #[test]

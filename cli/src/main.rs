@@ -14,6 +14,7 @@ mod progress;
 mod rate;
 mod serve;
 mod timeline;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,8 @@ enum Command {
     Plan(plan::Args),
     /// Serve a directory across an emulated link
     Serve(serve::Args),
+    /// Hold every byte of tar shards against their index, and list what is bad
+    Verify(verify::Args),
     /// Say what this machine offers, and what to change
     Doctor(doctor::Args),
 }
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Serve(args) => serve::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     };
     match outcome {

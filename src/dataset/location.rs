@@ -1,6 +1,7 @@
 //! What URLs and paths have in common, whatever the store.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 /// A URL as it may be shown: without user information, query and fragment, which may be secrets. Paths stay as they are.
 pub fn shown(url: &str) -> Cow<'_, str> {
@@ -29,6 +30,32 @@ pub(super) fn path_end(url: &str) -> usize {
         None | Some(("s3" | "gs" | "az", _)) => url.len(),
         Some(_) => url.find(['?', '#']).unwrap_or(url.len()),
     }
+}
+
+/// Shards by their URLs: each suffix of each path, with the place of the shard that has it, if there is only one.
+pub(super) struct ByPath<'a>(HashMap<&'a str, Option<usize>>);
+
+impl<'a> ByPath<'a> {
+    pub(super) fn new(urls: impl Iterator<Item = &'a str>) -> Self {
+        let mut by_suffix = HashMap::new();
+        for (place, url) in urls.enumerate() {
+            for suffix in suffixes(path(url)) {
+                by_suffix.entry(suffix).and_modify(|only| *only = None).or_insert(Some(place));
+            }
+        }
+        ByPath(by_suffix)
+    }
+
+    /// The one that shares the longest run of last path components with `url`; `Some(None)` where several do.
+    pub(super) fn find(&self, url: &str) -> Option<Option<usize>> {
+        // The longest comes last.
+        suffixes(path(url)).filter_map(|suffix| self.0.get(suffix)).last().copied()
+    }
+}
+
+/// The last component, the last two, and so on.
+fn suffixes(path: &str) -> impl Iterator<Item = &str> {
+    path.rmatch_indices('/').map(|(slash, _)| &path[slash + 1..]).chain(std::iter::once(path)).filter(|s| !s.is_empty())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod reactor;
 mod retry;
 mod stream;
 
+pub(crate) use reactor::for_reactor;
 pub use reactor::{Completion, Fetch, FetchRead, Source, VersionPin};
 pub use retry::RetryPolicy;
 pub use stream::{extents, heads, list, stream};

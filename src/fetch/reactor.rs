@@ -158,7 +158,7 @@ impl fmt::Debug for Fetch {
 }
 
 /// The same sources with connections of their own; shards of one store go on sharing it.
-pub(super) fn for_reactor(sources: &[Source]) -> Vec<Source> {
+pub(crate) fn for_reactor(sources: &[Source]) -> Vec<Source> {
     let mut copies: Vec<(Arc<dyn Store>, Arc<dyn Store>)> = Vec::new();
     let mut copy_of = |store: &Arc<dyn Store>| {
         if let Some((_, copy)) = copies.iter().find(|(original, _)| Arc::ptr_eq(original, store)) {

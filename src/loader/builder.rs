@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::column::Field;
 use super::indexing::{IndexProgress, OnIndexProgress};
 use super::opened::open;
+use super::quarantine::{OnError, Quarantine};
 use super::{Loader, source::Stores};
 use crate::dataset::{Dtype, shown};
 use crate::device::Device;
@@ -138,6 +139,8 @@ pub struct LoaderBuilder {
     pub(super) in_flight: Option<ByteSize>,
     pub(super) policy: RetryPolicy,
     pub(super) verify: bool,
+    pub(super) on_error: OnError,
+    pub(super) quarantine: Quarantine,
     pub(super) trace_spans: usize,
     pub(super) patience: Duration,
     pub(super) tls: TlsOptions,
@@ -172,6 +175,8 @@ impl LoaderBuilder {
             in_flight: None,
             policy: RetryPolicy::default(),
             verify: true,
+            on_error: OnError::Fail,
+            quarantine: Quarantine::default(),
             trace_spans: 0,
             patience: Duration::from_secs(600),
             tls: TlsOptions::default(),
@@ -330,6 +335,23 @@ impl LoaderBuilder {
     /// Whether fields are checked against the digests of the index. Default: they are.
     pub fn verify(mut self, verify: bool) -> Self {
         self.verify = verify;
+        self
+    }
+
+    /// What to do about a sample that is bad: whose bytes are not what the index says, also when they are read a second time; that does not
+    /// parse; or whose object is gone, truncated or replaced. Default: the batch that needs it is an error.
+    ///
+    /// What the link or the credentials do is no sample's fault and always an error, as is an object that is missing when its size or its
+    /// index is first asked for.
+    pub fn on_error(mut self, on_error: OnError) -> Self {
+        self.on_error = on_error;
+        self
+    }
+
+    /// Samples to leave out from the start: their rows are missing from the batches that they belong to, and are not read. All other samples
+    /// keep their places, and saved states stay good. Give every rank the same list. Entries for other shards are passed over.
+    pub fn quarantine(mut self, list: Quarantine) -> Self {
+        self.quarantine = list;
         self
     }
 

@@ -162,10 +162,12 @@ pub(crate) fn past_end(root: &str, key: &str, range: &Range<u64>, size: u64) -> 
         format!("{root}{key}: bytes {}..{} wanted, the object has {size}", range.start, range.end),
     )
     .advice("it was truncated, or the index belongs to another version of it: upload it again, or run `farfeed index`")
+    .in_object()
 }
 
 /// The error for an object that is not the one expected.
 pub(crate) fn changed(root: &str, key: &str, expected: &dyn fmt::Display, found: &dyn fmt::Display) -> Error {
     Error::new(Kind::Corrupt, format!("{root}{key}: the object changed: expected {expected}, found {found}"))
         .advice("restore the object, or run `farfeed index` and start the epoch again")
+        .in_object()
 }

@@ -36,6 +36,10 @@ pub enum Counter {
     Samples,
     /// Reads that were dropped to make room and had to be read again.
     Rereads,
+    /// Rows that delivered batches lack: bad samples, and those named beforehand.
+    LeftOut,
+    /// Fields that were read again because their bytes were wrong, or their first read failed.
+    FieldsReadAgain,
     /// Nanoseconds in which reads waited for free pages.
     PageWaitNs,
     /// Nanoseconds in which reads waited because enough were in flight.
@@ -44,7 +48,7 @@ pub enum Counter {
     FallbackReads,
 }
 
-const COUNTERS: usize = 10;
+const COUNTERS: usize = Counter::FallbackReads as usize + 1;
 
 /// Counters shared by all threads of a loader.
 #[derive(Debug)]
@@ -154,6 +158,8 @@ impl Telemetry {
             first_batch_s: seconds(&self.first_batch_ns),
             batches: self.counter(Counter::Batches),
             samples: self.counter(Counter::Samples),
+            left_out: self.counter(Counter::LeftOut),
+            fields_read_again: self.counter(Counter::FieldsReadAgain),
             page_wait_s: seconds(&self.counters[Counter::PageWaitNs as usize]),
             link_wait_s: seconds(&self.counters[Counter::LinkWaitNs as usize]),
             copies_per_byte: self.counter(Counter::BytesCopiedByUserSpace) as f64 / bytes.max(1) as f64,
@@ -240,6 +246,10 @@ pub struct Stats {
     pub batches: u64,
     /// Samples delivered.
     pub samples: u64,
+    /// Rows that delivered batches lack: bad samples, and those named beforehand. `Loader::quarantine` lists the bad ones.
+    pub left_out: u64,
+    /// Fields that were read again because their bytes were wrong, or their first read failed.
+    pub fields_read_again: u64,
     /// Seconds in which a read was due and host memory had no room for it.
     pub page_wait_s: f64,
     /// Seconds in which a read was due and enough were in flight.
@@ -296,6 +306,9 @@ impl fmt::Display for Stats {
             self.requests,
             self.retries,
         )?;
+        if self.left_out > 0 {
+            write!(f, ", {} samples left out", self.left_out)?;
+        }
         match self.fallback_reason {
             Some(why) => write!(f, "; {} reads through the fallback client: {why}", self.fallback_reads),
             None => Ok(()),

@@ -9,7 +9,7 @@ use super::connection::{Connection, Failure, Method, Request};
 use super::pool::Pool;
 use super::resolver::Resolver;
 use super::response::Malformed;
-use super::security::Security;
+use super::security::{Introduction, Security};
 use super::url::{Authority, Target};
 use super::verdict::{Asked, Tag};
 use crate::error::{Error, Kind, Result};
@@ -178,10 +178,8 @@ impl Client {
                 .await
                 .map_err(|error| error.within(format_args!("{}{}", asked.root, asked.key)))?;
             let head = answer.connection.head().map_err(|error| malformed(asked, error))?;
-            if matches!(head.status, 400..404) && answer.connection.lacks_certificate() {
-                return Err(asked
-                    .error(Kind::Auth, format!("the server asks for a client certificate (HTTP {})", head.status))
-                    .advice("name one with `client_certificate`"));
+            if let Some(error) = unintroduced(asked, head.status, answer.connection.introduction()) {
+                return Err(error);
             }
             if !matches!(head.status, 301 | 302 | 303 | 307 | 308) {
                 return Ok(answer);
@@ -257,6 +255,23 @@ fn named(cause: io::Error, context: String, otherwise: impl FnOnce(String) -> Er
             Error::new(Kind::Unsupported, context).source(cause)
         }
         Err(cause) => otherwise(context).source(cause),
+    }
+}
+
+/// The error for a status that is about the client certificate, or the lack of it. nginx gives 400 for both, apache 403.
+fn unintroduced(asked: &Asked<'_>, status: u16, introduction: Introduction) -> Option<Error> {
+    match (status, introduction) {
+        (400 | 401 | 403, Introduction::Refused) => Some(
+            asked
+                .error(Kind::Auth, format!("the server asks for a client certificate (HTTP {status})"))
+                .advice("name one with `client_certificate`"),
+        ),
+        (400, Introduction::Given) => Some(
+            asked
+                .error(Kind::Auth, "the server refused the request, or the client certificate (HTTP 400)")
+                .advice("check that it has not expired, and that the server trusts the authority that signed it"),
+        ),
+        _ => None,
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::resolver::Resolver;
 use super::response::{HEADER_BYTES_MAX, Head, Malformed, header_end, is_interim, parse};
-use super::security::Security;
+use super::security::{Introduction, Security};
 use super::transport::{Handshakes, Transport};
 use super::url::{Authority, Target};
 use crate::error::Error;
@@ -190,9 +190,9 @@ impl Connection {
         self.transport.is_quiet()
     }
 
-    /// Whether the server asked for a client certificate and there is none to show.
-    pub(super) fn lacks_certificate(&self) -> bool {
-        self.transport.lacks_certificate()
+    /// Whether servers of this store have asked who we are.
+    pub(super) fn introduction(&self) -> Introduction {
+        self.transport.introduction()
     }
 
     fn write_request(&mut self, target: &Target, request: Request<'_>) -> io::Result<()> {

@@ -29,6 +29,16 @@ pub struct ClientCertificate {
     pub key: PathBuf,
 }
 
+/// Whether servers have asked who we are, and been answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Introduction {
+    Unasked,
+    /// There is no certificate to show.
+    Refused,
+    #[cfg_attr(not(feature = "https"), expect(dead_code, reason = "nobody asks without https"))]
+    Given,
+}
+
 /// What the https connections of one reactor have in common.
 #[derive(Debug)]
 pub(in crate::store) struct Security {

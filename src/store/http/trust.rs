@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, RootCertStore, SignatureScheme};
 
-use super::security::{ClientCertificate, TlsOptions};
+use super::security::{ClientCertificate, Introduction, TlsOptions};
 use crate::error::{Error, Kind, Result};
 
 /// Sessions kept to be resumed: those of a few hosts, each with several tickets.
@@ -54,9 +54,13 @@ impl Trust {
         Ok(Trust { config: Arc::new(config), identity })
     }
 
-    /// Whether a server has asked for a client certificate and there is none to show.
-    pub(super) fn lacks_certificate(&self) -> bool {
-        self.identity.shown.is_none() && self.identity.asked.load(Ordering::Relaxed)
+    /// Whether servers have asked for a client certificate, as far as is known: a session that is resumed does not ask again.
+    pub(super) fn introduction(&self) -> Introduction {
+        match (self.identity.asked.load(Ordering::Relaxed), &self.identity.shown) {
+            (false, _) => Introduction::Unasked,
+            (true, None) => Introduction::Refused,
+            (true, Some(_)) => Introduction::Given,
+        }
     }
 }
 

@@ -113,9 +113,13 @@ impl<'a> Asked<'a> {
     pub(super) fn refusal(&self, head: &Head<'_>) -> Error {
         let status = head.status;
         match status {
-            200 => self
-                .error(Kind::Unsupported, "the server ignores Range: it answered 200 with the whole object")
-                .advice("use a server that serves byte ranges"),
+            200 => match head.content_length {
+                // nginx answers so where it has no byte of what is asked for: an empty object.
+                Some(size) if self.range.end > size => past_end(self.root, self.key, &self.range, size),
+                _ => self
+                    .error(Kind::Unsupported, "the server ignores Range: it answered 200 with the whole object")
+                    .advice("use a server that serves byte ranges"),
+            },
             404 | 410 => self
                 .error(Kind::NotFound, format!("no such object (HTTP {status})"))
                 .advice("check its name, and that it is still there"),
@@ -133,7 +137,8 @@ impl<'a> Asked<'a> {
                         Kind::Corrupt,
                         format!("bytes {}..{} are past the object's end", self.range.start, self.range.end),
                     )
-                    .advice("the index belongs to another version of it: run `farfeed index`"),
+                    .advice("the index belongs to another version of it: run `farfeed index`")
+                    .in_object(),
             },
             429 | 503 => match head.retry_after {
                 Some(delay) => self
@@ -159,7 +164,8 @@ impl<'a> Asked<'a> {
                 let context = format!("the object has {size} bytes, {expected} expected");
                 Err(self
                     .error(Kind::Corrupt, context)
-                    .advice("the index belongs to another version of it: run `farfeed index`"))
+                    .advice("the index belongs to another version of it: run `farfeed index`")
+                    .in_object())
             }
             _ => Ok(()),
         }
@@ -283,6 +289,7 @@ mod tests {
             ),
             ("206", "Content-Range: bytes 5-14/20\r\nContent-Encoding: gzip\r\n", None, Kind::Unsupported, "gzip"),
             ("200", "Content-Length: 20\r\n", None, Kind::Unsupported, "ignores Range"),
+            ("200", "Content-Length: 0\r\n", None, Kind::Corrupt, "the object has 0"),
             ("412", "", Some("\"a\""), Kind::Corrupt, "changed"),
             ("416", "Content-Range: bytes */12\r\n", None, Kind::Corrupt, "the object has 12"),
             ("416", "", None, Kind::Corrupt, "past the object's end"),

@@ -16,7 +16,7 @@ use self::plain::Plain;
 pub(super) use self::tls::Buffers;
 #[cfg(feature = "https")]
 use self::tls::Tls;
-use super::security::Security;
+use super::security::{Introduction, Security};
 use super::url::{Authority, Scheme};
 use crate::memory::Landing;
 
@@ -127,12 +127,12 @@ impl Transport {
         }
     }
 
-    /// Whether a server asked for a client certificate and there is none to show.
-    pub(super) fn lacks_certificate(&self) -> bool {
+    /// Whether servers of this store have asked who we are.
+    pub(super) fn introduction(&self) -> Introduction {
         match self {
-            Transport::Plain(_) => false,
+            Transport::Plain(_) => Introduction::Unasked,
             #[cfg(feature = "https")]
-            Transport::Tls(tls) => tls.lacks_certificate(),
+            Transport::Tls(tls) => tls.introduction(),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use rustls::{AlertDescription as Alert, CertificateError};
 
 use crate::error::{Error, Kind};
+use crate::store::http::security::Introduction;
 
 /// Where a TLS connection was when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,14 +14,14 @@ pub(super) enum Stage {
     Open,
 }
 
-/// The failure as the caller is to report it. `lacks_certificate`: a server asked for a client certificate and there is none.
-pub(super) fn refusal(error: rustls::Error, stage: Stage, lacks_certificate: bool) -> io::Error {
+/// The failure as the caller is to report it.
+pub(super) fn refusal(error: rustls::Error, stage: Stage, introduction: Introduction) -> io::Error {
     let new = |kind, what: &str| Error::new(kind, what.to_owned());
     let named = match &error {
         rustls::Error::InvalidCertificate(problem) => {
             new(Kind::Auth, "the server's certificate cannot be trusted").advice(what_to_do(problem))
         }
-        rustls::Error::AlertReceived(alert) if lacks_certificate && is_about_access(*alert) => {
+        rustls::Error::AlertReceived(alert) if introduction == Introduction::Refused && is_about_access(*alert) => {
             new(Kind::Auth, "the server asks for a client certificate").advice("name one with `client_certificate`")
         }
         rustls::Error::AlertReceived(alert) if is_about_certificates(*alert) => {

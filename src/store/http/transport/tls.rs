@@ -22,7 +22,8 @@ use super::plain::Plain;
 use super::refusal::{Stage, refusal};
 use crate::error::{Error, Kind};
 use crate::memory::Landing;
-use crate::store::http::security::Security;
+use crate::store::http::security::{Introduction, Security};
+use crate::store::http::trust::Trust;
 use crate::store::http::url::Authority;
 
 /// Ciphertext received by one system call: enough to spread its cost over many records, little enough to stay in a core's cache.
@@ -167,9 +168,9 @@ impl Tls {
         false
     }
 
-    /// Whether a server asked for a client certificate and there is none to show.
-    pub(super) fn lacks_certificate(&self) -> bool {
-        self.security.trust().is_ok_and(|trust| trust.lacks_certificate())
+    /// Whether servers of this store have asked who we are.
+    pub(super) fn introduction(&self) -> Introduction {
+        self.security.trust().map_or(Introduction::Unasked, Trust::introduction)
     }
 
     async fn shake_hands(&mut self) -> io::Result<()> {
@@ -272,7 +273,7 @@ impl Tls {
         // What there is to tell follows; that nothing comes of it afterwards is no news.
         let _ = process(&mut self.session, &mut [], &mut self.outgoing, &[], |_| {});
         let _ = self.plain.try_send(&self.outgoing);
-        refusal(error, stage, self.lacks_certificate())
+        refusal(error, stage, self.introduction())
     }
 }
 
@@ -290,7 +291,7 @@ fn session(authority: &Authority, security: &Security) -> io::Result<UnbufferedC
         io::Error::other(Error::new(Kind::Config, what).source(error))
     })?;
     UnbufferedClientConnection::new(Arc::clone(&trust.config), name)
-        .map_err(|error| refusal(error, Stage::Handshake, false))
+        .map_err(|error| refusal(error, Stage::Handshake, Introduction::Unasked))
 }
 
 /// Takes in the whole records that `incoming` starts with, handing out their content, and encrypts `content` once the session is open.
