@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use farfeed::emulate::{Cut, Effect, Fault, Faults, Link, Server, Site};
-use farfeed::fetch::RetryPolicy;
+use farfeed::fetch::{Hedge, RetryPolicy};
 use farfeed::loader::LoaderBuilder;
 use farfeed::order::Shuffle;
 use farfeed::telemetry::Stats;
@@ -29,6 +29,8 @@ const LATE: Duration = Duration::from_secs(3);
 const PATIENT: RetryPolicy = RetryPolicy {
     patience: Duration::from_secs(15),
     idle: Duration::from_millis(400),
+    rate_min: 16 << 10,
+    hedge: Hedge::per_mille(20),
     pause_min: Duration::from_millis(2),
     pause_max: Duration::from_millis(100),
 };

@@ -5,10 +5,12 @@
 //! in time, not in number, so that an outage of a minute is survived. *Fails* with the store's last error, saying for how long
 //! it was tried.
 
+mod race;
 mod reactor;
 mod retry;
 mod stream;
+mod tail;
 
 pub use reactor::{Completion, Fetch, FetchRead, Source, VersionPin};
-pub use retry::RetryPolicy;
+pub use retry::{Hedge, RetryPolicy};
 pub use stream::{extents, heads, list, stream};

@@ -39,9 +39,15 @@ pub enum Counter {
     PageWaitNs,
     /// Nanoseconds in which reads waited because enough were in flight.
     LinkWaitNs,
+    /// Second requests for what was late.
+    Hedges,
+    /// Those that overtook the first one.
+    HedgesWon,
+    /// Bytes that arrived twice because of them.
+    BytesWasted,
 }
 
-const COUNTERS: usize = 9;
+const COUNTERS: usize = 12;
 
 /// Counters shared by all threads of a loader.
 #[derive(Debug)]
@@ -133,6 +139,9 @@ impl Telemetry {
             consumer: stage(Stage::Consumer),
             requests: self.counter(Counter::Requests),
             retries: self.counter(Counter::Retries),
+            hedges: self.counter(Counter::Hedges),
+            hedges_won: self.counter(Counter::HedgesWon),
+            bytes_wasted: self.counter(Counter::BytesWasted),
             connections_opened: self.counter(Counter::ConnectionsOpened),
             rereads: self.counter(Counter::Rereads),
             latency_s: match self.latency_ns.load(Ordering::Relaxed) {
@@ -214,6 +223,12 @@ pub struct Stats {
     pub requests: u64,
     /// Requests sent again.
     pub retries: u64,
+    /// Second requests for what was late.
+    pub hedges: u64,
+    /// Those of them that overtook the first one.
+    pub hedges_won: u64,
+    /// Bytes that arrived twice because of them, as far as they were received.
+    pub bytes_wasted: u64,
     /// Connections opened, ahead of the first read or for a request; of a file store the files.
     pub connections_opened: u64,
     /// Reads dropped to make room and read again: host memory is too small for the window.
@@ -277,7 +292,12 @@ impl fmt::Display for Stats {
             self.fetch.bytes as f64 / 1e6,
             self.requests,
             self.retries,
-        )
+        )?;
+        if self.hedges > 0 {
+            let wasted = self.bytes_wasted as f64 / 1e6;
+            write!(f, ", {} hedged ({} won, {wasted:.1} MB twice)", self.hedges, self.hedges_won)?;
+        }
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod client;
 mod connection;
+mod dial;
 mod pool;
 mod resolver;
 mod response;
@@ -16,13 +17,14 @@ mod url;
 mod verdict;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use self::client::Client;
 use self::url::Root;
 use self::verdict::Asked;
-use super::{Appetite, Arrival, ConnectCost, ObjectMeta, ReadRequest, Store, StoreFuture, past_end};
+use super::{Appetite, Arrival, ConnectCost, ObjectMeta, ReadRequest, Route, Store, StoreFuture, past_end};
 use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
 
@@ -35,8 +37,11 @@ pub struct HttpOptions {
     pub header_timeout: Duration,
     /// Idle connections kept per reactor; also the most that are opened ahead.
     pub idle_connections: usize,
-    /// Idle connections older than this are closed: servers do it after about 5 s, and a request sent just then is lost.
+    /// Idle connections older than this are closed: servers do it after about 5 s, and a request sent just then is lost. Servers wait
+    /// longer for a connection's first request, and so does this: four times as long.
     pub idle_age: Duration,
+    /// Names whose addresses are told here, before the system is asked. Port 0 stands for that of the URL.
+    pub resolve: Vec<(String, Vec<SocketAddr>)>,
 }
 
 impl Default for HttpOptions {
@@ -46,6 +51,7 @@ impl Default for HttpOptions {
             header_timeout: Duration::from_secs(30),
             idle_connections: 256,
             idle_age: Duration::from_secs(4),
+            resolve: Vec::new(),
         }
     }
 }
@@ -83,7 +89,7 @@ impl HttpStore {
         url::split(url)
     }
 
-    async fn read_range(&self, request: &ReadRequest, landing: &mut Landing) -> Result<Arrival> {
+    async fn read_range(&self, request: &ReadRequest, landing: &mut Landing, route: &Route) -> Result<Arrival> {
         let (root, key) = (self.root.shown.as_str(), &*request.key);
         let Some(end) = request.start.checked_add(landing.len() as u64) else {
             let context =
@@ -98,7 +104,7 @@ impl HttpStore {
             return Ok(Arrival::default());
         }
         let asked = Asked { root, key, range, size: request.size, version: request.version.as_ref() };
-        self.client.read(self.root.target(key), &asked, landing).await
+        self.client.read(self.root.target(key), &asked, landing, route).await
     }
 }
 
@@ -121,7 +127,20 @@ impl Store for HttpStore {
     }
 
     fn read<'a>(&'a self, request: &'a ReadRequest, landing: &'a mut Landing) -> StoreFuture<'a, Arrival> {
-        Box::pin(self.read_range(request, landing))
+        Box::pin(async move { self.read_range(request, landing, &Route::default()).await })
+    }
+
+    fn read_by<'a>(
+        &'a self,
+        request: &'a ReadRequest,
+        landing: &'a mut Landing,
+        route: &'a Route,
+    ) -> StoreFuture<'a, Arrival> {
+        Box::pin(self.read_range(request, landing, route))
+    }
+
+    fn hedges(&self) -> bool {
+        true
     }
 
     fn warm(&self, connections: usize) -> StoreFuture<'_, usize> {
