@@ -146,6 +146,11 @@ fn a_slow_drip_is_slow_and_no_more() {
     let drip = on_shards(Effect::Drip { bytes_s: 300_000 }).every(4).times(5);
     let stats = survives(|server| server.set_faults(drip).unwrap());
     assert_eq!(stats.retries, 0, "bytes came all the time: {stats}");
+    // Below the floor of rates the rest is asked for on another connection, by whoever is first: the second request or the retry.
+    let drip = on_shards(Effect::Drip { bytes_s: 500 }).every(4).times(5);
+    let began = Instant::now();
+    let stats = survives(|server| server.set_faults(drip).unwrap());
+    assert!(stats.retries + stats.hedges_won > 0 && began.elapsed() < Duration::from_secs(10), "{stats}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod retry;
 mod stream;
 mod tail;
 
+pub use race::hedge_bytes;
 pub use reactor::{Completion, Fetch, FetchRead, Source, VersionPin};
 pub use retry::{Hedge, RetryPolicy};
 pub use stream::{extents, heads, list, stream};

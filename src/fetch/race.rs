@@ -14,13 +14,19 @@ use crate::store::{Arrival, ReadRequest, Route};
 use crate::telemetry::{Counter, Telemetry};
 
 /// Memory for second requests, beside the pages: what they bring is copied where it belongs.
-pub(super) const RESERVE_BYTES: usize = 8 << 20;
+const RESERVE_BYTES: usize = 8 << 20;
 const RESERVE_PAGE_BYTES: usize = 64 << 10;
 
 /// How often progress is looked at, at least.
 const PROGRESS_TICK: Duration = Duration::from_millis(250);
 /// A request that has not been sent after this long, since its connection is being opened, counts as silent from then on.
 const SENDING_MAX: Duration = Duration::from_secs(1);
+
+/// Bytes of memory beside the pages that second requests for what is late will take, if there may be any.
+pub fn hedge_bytes(sources: &[Source], policy: RetryPolicy) -> u64 {
+    let hedges = !policy.hedge.is_off() && sources.iter().any(|source| source.store.hedges());
+    if hedges { RESERVE_BYTES as u64 } else { 0 }
+}
 
 /// What requests of a [`Fetch`](super::Fetch) to one store have in common.
 #[derive(Clone, Debug)]

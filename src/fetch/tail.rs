@@ -32,6 +32,9 @@ const RECENT_LATE_MAX: u32 = 8;
 /// Of the requests in flight one, and one more for so many, may be late.
 const LATE_SHARE: usize = 16;
 
+/// Requests in flight, second ones included: a connection each.
+const CONNECTIONS_MAX: usize = 256;
+
 /// A request that crawls is told from one whose first bytes were just seen by now.
 const CRAWL_MIN: Duration = Duration::from_millis(250);
 /// A silent request is not given up sooner, however fast the others are.
@@ -56,6 +59,8 @@ pub(super) struct Tails {
     usual: Vec<Option<(u64, Usual)>>,
     in_flight: BTreeSet<u64>,
     late_in_flight: usize,
+    /// Second requests for those in flight.
+    racing: usize,
     /// The newest outcomes, the newest in the lowest bit: 1 is late.
     recent: u64,
     in_time: u64,
@@ -128,6 +133,7 @@ impl Tails {
             usual: vec![None; usize::BITS as usize + 1],
             in_flight: BTreeSet::new(),
             late_in_flight: 0,
+            racing: 0,
             recent: 0,
             in_time: 0,
             late: 0,
@@ -148,6 +154,7 @@ impl Tails {
         let usual = self.usual(&watch);
         self.mark(&mut watch, false);
         self.in_flight.remove(&watch.id);
+        self.racing -= usize::from(watch.hedged);
         self.delivered += landed as u64;
         let Some(elapsed) = elapsed else { return };
         let late = usual.is_some_and(|usual| elapsed >= usual.deadline(watch.bytes));
@@ -170,7 +177,7 @@ impl Tails {
     pub(super) fn look(&mut self, watch: &mut Watch, seen: Seen) -> Look {
         let Some(usual) = self.usual(watch) else {
             self.mark(watch, false);
-            return Look::Wait(LOOK_BLIND);
+            return Look::Wait((seen.elapsed / 8).clamp(LOOK_BLIND, LOOK_MAX));
         };
         let due = usual.due(watch.bytes, seen);
         if seen.elapsed < due {
@@ -189,8 +196,10 @@ impl Tails {
             return Look::Wait((since + beat - seen.elapsed).clamp(LOOK_MIN, LOOK_MAX));
         }
         let missing = (watch.bytes - seen.landed.min(watch.bytes)) as u64;
-        if !watch.hedged && usual.is_worth_it(watch.bytes, seen) && self.is_calm() && self.affords(watch, missing) {
+        let sensible = missing > 0 && !watch.hedged && usual.is_worth_it(watch.bytes, seen) && self.is_calm();
+        if sensible && self.affords(watch, missing) {
             watch.hedged = true;
+            self.racing += 1;
             self.asked_twice += missing;
             return Look::Hedge;
         }
@@ -200,6 +209,7 @@ impl Tails {
     /// The second request for `reserved` bytes was not sent after all.
     pub(super) fn unsent(&mut self, watch: &mut Watch, reserved: u64) {
         watch.hedged = false;
+        self.racing -= 1;
         self.asked_twice -= reserved.min(self.asked_twice);
     }
 
@@ -254,7 +264,10 @@ impl Tails {
     }
 
     fn is_calm(&self) -> bool {
-        self.late_in_flight <= 1 + self.in_flight.len() / LATE_SHARE && self.recent.count_ones() <= RECENT_LATE_MAX
+        let connections = self.in_flight.len() + self.racing;
+        connections < CONNECTIONS_MAX
+            && self.late_in_flight <= 1 + self.in_flight.len() / LATE_SHARE
+            && self.recent.count_ones() <= RECENT_LATE_MAX
     }
 
     fn affords(&self, watch: &Watch, bytes: u64) -> bool {

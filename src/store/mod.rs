@@ -64,7 +64,7 @@ pub trait Store: fmt::Debug + Send + Sync {
     }
 
     /// Whether a late request may be raced by a second one for the same bytes: across a network, where the second one goes another way.
-    /// Such a store lets go of a landing when its future is dropped. Default: no.
+    /// Such a store has [`Store::read_by`] note its way, and lets go of a landing when its future is dropped. Default: no.
     fn hedges(&self) -> bool {
         false
     }

@@ -97,12 +97,13 @@ fn short_requests_have_short_deadlines_and_long_ones_long() {
 fn too_few_are_no_measure() {
     let mut tails = after(SAMPLES_MIN as u64 - 1);
     let mut watch = tails.begin(1000, SIZE);
-    assert_eq!(tails.look(&mut watch, silent(Duration::from_secs(60))), Look::Wait(LOOK_BLIND));
+    assert_eq!(tails.look(&mut watch, silent(Duration::from_secs(60))), Look::Wait(LOOK_MAX));
+    assert_eq!(tails.look(&mut watch, silent(MS)), Look::Wait(LOOK_BLIND));
     // Enough of them, but many more began before: those that ended are the fast ones.
     let mut tails = after(40);
     let elders: Vec<_> = (100..140).map(|id| tails.begin(id, SIZE)).collect();
     let mut watch = tails.begin(1000, SIZE);
-    assert_eq!(tails.look(&mut watch, silent(Duration::from_secs(60))), Look::Wait(LOOK_BLIND));
+    assert_eq!(tails.look(&mut watch, silent(MS)), Look::Wait(LOOK_BLIND));
     for elder in elders {
         served(&mut tails, elder, MS * 100, MS * 20);
     }
@@ -256,6 +257,7 @@ proptest! {
             prop_assert!(tails.asked_twice <= budget, "{} of {budget}", tails.asked_twice);
             prop_assert_eq!(tails.late_in_flight, in_flight.iter().filter(|(watch, _)| watch.is_late).count());
             prop_assert_eq!(tails.in_flight.len(), in_flight.len());
+            prop_assert_eq!(tails.racing, in_flight.iter().filter(|(watch, _)| watch.hedged).count());
             prop_assert!(tails.samples.len() <= SAMPLES_MAX);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,7 @@ pub(super) struct Resolver {
     known: Mutex<Vec<Known>>,
     turn: AtomicUsize,
     shunned: StdMutex<Vec<(SocketAddr, Instant)>>,
+    connect_ms: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -118,9 +119,15 @@ impl Resolver {
         shunned.push((address, Instant::now()));
     }
 
-    /// An address answers.
-    pub(super) fn answered(&self, address: SocketAddr) {
+    /// A connection to an address took so long.
+    pub(super) fn answered(&self, address: SocketAddr, took: Duration) {
+        self.connect_ms.store(took.as_millis() as u64, Ordering::Relaxed);
         self.shunned().retain(|(bad, _)| *bad != address);
+    }
+
+    /// What connecting took last; zero before that.
+    pub(super) fn last_connect(&self) -> Duration {
+        Duration::from_millis(self.connect_ms.load(Ordering::Relaxed))
     }
 
     fn shunned(&self) -> MutexGuard<'_, Vec<(SocketAddr, Instant)>> {
@@ -196,7 +203,7 @@ mod tests {
             [3, 1, 2].map(address),
             "better one to avoid than one that failed"
         );
-        resolver.answered(address(2));
+        resolver.answered(address(2), Duration::ZERO);
         assert_eq!(resolver.order(&all, &[], 0), all);
         // Forgiven, for one connection; if that hangs, the others have gone elsewhere.
         resolver.shunned().push((address(1), Instant::now().checked_sub(SHUNNED_FOR).unwrap()));
