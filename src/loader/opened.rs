@@ -18,7 +18,7 @@ use super::source::{Format, Object, Stores, shards};
 use super::{Consumer, Loader};
 use crate::dataset::{BlockCut, Dataset, NpyHeader, RecordShard, RecordSpec, SampleId, Shard, index_url};
 use crate::error::{Error, Kind, Result};
-use crate::fetch::heads;
+use crate::fetch::{heads, hedge_bytes};
 use crate::memory::Slab;
 use crate::order::{Order, Partition, Shuffle};
 use crate::schedule::{Budget, Plan, Shape};
@@ -164,6 +164,7 @@ fn plan(
         edge_pages: budget.edge_pages,
         request_bytes: shape.request_bytes,
         cold_request_bytes: shape.cold_request_bytes,
+        hedge_bytes: hedge_bytes(&parts.sources, parts.policy),
     }
 }
 

@@ -47,8 +47,7 @@ impl LoaderBuilder {
         mut progress: impl FnMut(Scanned),
         found: impl FnMut(Quarantined) -> Result<()>,
     ) -> Result<Scanned> {
-        let mut stores = Stores::new(16);
-        self.stores.iter().for_each(|store| stores.add(Arc::clone(store)));
+        let mut stores = self.open_stores(16);
         let telemetry = Arc::new(Telemetry::new(0));
         let objects = shards(&self.patterns, &mut stores, |prefix| listed_keys(prefix, self.policy))?;
         if let Some(other) = objects.iter().find(|object| Format::of(&object.url).ok() != Some(Format::Tar)) {
