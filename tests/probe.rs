@@ -41,7 +41,7 @@ fn a_link_with_capped_connections_has_its_knee_where_they_fill_it() {
     let server = server(link, Faults::none());
     let (began, mut stages) = (Instant::now(), Vec::new());
     let report = Loader::builder(format!("{}/{{a,b}}.tar", server.url()))
-        .probe(options(4.0, 16), &mut |progress| stages.push(progress.stage))
+        .probe(options(6.0, 16), &mut |progress| stages.push(progress.stage))
         .unwrap();
     assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
     assert!(stages.contains(&ProbeStage::FirstBytes) && stages.iter().any(|s| matches!(s, ProbeStage::Holding(..))));
@@ -77,8 +77,8 @@ fn a_link_with_capped_connections_has_its_knee_where_they_fill_it() {
 
 #[test]
 fn goodput_that_still_rises_is_told_from_a_full_link() {
-    let link = Link { window_bytes: 64 << 10, ..Link::rtt(RTT) };
-    let report = probe_server(&server(link, Faults::none()), options(2.0, 4));
+    let link = Link { window_bytes: 256 << 10, ..Link::rtt(RTT) };
+    let report = probe_server(&server(link, Faults::none()), options(4.0, 4));
     assert_eq!((report.best.connections, report.ended, report.limit), (4, Ended::Connections, Limit::Connections));
     let verdict = report.verdict(Need { bytes_s: 1e9, sample_bytes: None });
     assert!(verdict.text.contains("Goodput still rose at 4 connections"), "{verdict}");

@@ -8,6 +8,8 @@ const AS_GOOD: f64 = 0.95;
 const BUSY: f64 = 0.85;
 /// More refusals than this and the store is the limit; fewer are weather.
 const REFUSED: f64 = 0.02;
+/// Goodput that falls below so much of its best with fewer connections has fallen.
+const FALLS: f64 = 0.75;
 /// Several connections that carry so many times what one does show that one is capped.
 const CAPPED: f64 = 1.5;
 
@@ -16,11 +18,24 @@ const CAPPED: f64 = 1.5;
 pub(super) struct Reading {
     pub(super) connections: usize,
     pub(super) request_bytes: usize,
-    /// Length and bytes of each part.
-    pub(super) parts: Vec<(f64, u64)>,
+    pub(super) seconds: f64,
+    pub(super) lanes: Vec<LaneReading>,
+    /// Length and bytes of each window, where it was divided.
+    pub(super) windows: Vec<(f64, u64)>,
     pub(super) tally: Tally,
     /// The busiest network thread's share of its time.
     pub(super) busy: f64,
+}
+
+/// What one connection did in one slice.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LaneReading {
+    /// Bytes that were seen to arrive. The kernel gathers up to a megabyte, or a tenth of a second, before it tells.
+    pub(super) bytes: u64,
+    /// From the beginning of its first request in the slice to that of its last one.
+    pub(super) span_s: f64,
+    /// Bytes of the requests that ended in between.
+    pub(super) span_bytes: u64,
 }
 
 /// What became of requests.
@@ -33,21 +48,27 @@ pub(super) struct Tally {
     pub(super) times: Vec<(f64, f64)>,
 }
 
+/// The span of whole requests says more than the bytes that were seen, if it is so much of the slice.
+const SPAN_SHARE: f64 = 0.3;
+
 impl Reading {
-    pub(super) fn seconds(&self) -> f64 {
-        self.parts.iter().map(|(seconds, _)| seconds).sum()
+    /// Bytes per second. Of whole requests, so that what the kernel gathers and what was half done count for what they are.
+    fn goodput(&self) -> f64 {
+        let rate = |lane: &LaneReading| match lane.span_s > SPAN_SHARE * self.seconds {
+            true => lane.span_bytes as f64 / lane.span_s,
+            false => lane.bytes as f64 / self.seconds,
+        };
+        if self.seconds > 0.0 { self.lanes.iter().map(rate).sum() } else { 0.0 }
     }
 
     pub(super) fn point(&self) -> Point {
-        let (goodput_bytes_s, spread_bytes_s) = mean_and_deviation(&self.parts);
         let mut firsts: Vec<f64> = self.tally.times.iter().map(|(first, _)| *first).collect();
         let mut wholes: Vec<f64> = self.tally.times.iter().map(|(_, whole)| *whole).collect();
         Point {
             connections: self.connections,
             request_bytes: self.request_bytes,
-            goodput_bytes_s,
-            spread_bytes_s,
-            seconds: self.seconds(),
+            goodput_bytes_s: self.goodput(),
+            seconds: self.seconds,
             requests: self.tally.requests,
             throttled: self.tally.throttled,
             failed: self.tally.failed,
@@ -58,18 +79,16 @@ impl Reading {
     }
 
     pub(super) fn steady(&self) -> Steady {
-        let (goodput_bytes_s, spread_bytes_s) = mean_and_deviation(&self.parts);
-        let third = self.parts.len().div_ceil(3);
-        let rate = |parts: &[(f64, u64)]| mean_and_deviation(parts).0;
+        let third = self.windows.len().div_ceil(3);
         Steady {
             connections: self.connections,
             request_bytes: self.request_bytes,
-            goodput_bytes_s,
-            spread_bytes_s,
-            first_third_bytes_s: rate(&self.parts[..third]),
-            last_third_bytes_s: rate(&self.parts[self.parts.len() - third..]),
-            seconds: self.seconds(),
-            window_s: self.seconds() / self.parts.len().max(1) as f64,
+            goodput_bytes_s: self.goodput(),
+            spread_bytes_s: mean_and_deviation(&self.windows).1,
+            first_third_bytes_s: mean_and_deviation(&self.windows[..third]).0,
+            last_third_bytes_s: mean_and_deviation(&self.windows[self.windows.len() - third..]).0,
+            seconds: self.seconds,
+            window_s: self.seconds / self.windows.len().max(1) as f64,
             busy: self.busy,
         }
     }
@@ -190,14 +209,12 @@ pub(super) fn signs(report: &ProbeReport) -> Vec<Sign> {
     signs
 }
 
-/// The size of request whose goodput falls the most beyond its best, if it falls by more than it varies.
+/// The size of request whose goodput falls the most beyond its best, if it falls by more than one slice differs from another.
 fn falls(grid: &[Point]) -> Option<Sign> {
     let drop = |to: &Point| {
         let fewer = grid.iter().filter(|p| p.request_bytes == to.request_bytes && p.connections < to.connections);
         let from = fewer.max_by(|a, b| a.goodput_bytes_s.total_cmp(&b.goodput_bytes_s))?;
-        let noise = 2.0 * (from.spread_bytes_s.powi(2) + to.spread_bytes_s.powi(2)).sqrt();
-        let fell = to.goodput_bytes_s < 0.8 * from.goodput_bytes_s && from.goodput_bytes_s - to.goodput_bytes_s > noise;
-        fell.then(|| (from.depth(), to.depth()))
+        (to.goodput_bytes_s < FALLS * from.goodput_bytes_s).then(|| (from.depth(), to.depth()))
     };
     let share = |(from, to): &(Depth, Depth)| to.goodput_bytes_s / from.goodput_bytes_s;
     let most = grid.iter().filter_map(drop).min_by(|a, b| share(a).total_cmp(&share(b)));

@@ -127,28 +127,37 @@ pub(super) struct Left {
 pub(super) struct Slice {
     pub(super) warm_s: f64,
     pub(super) measure_s: f64,
+    /// Measuring is cut short, to no less than this, when more than `bytes` would arrive in all.
+    pub(super) least_s: f64,
+    pub(super) bytes: f64,
+}
+
+impl Slice {
+    /// How long to measure if so many bytes arrived while warming up.
+    pub(super) fn measure_s(&self, warm_bytes: u64) -> f64 {
+        let rate = warm_bytes as f64 / self.warm_s.max(1e-3);
+        ((self.bytes - warm_bytes as f64) / rate.max(1.0)).min(self.measure_s).max(self.least_s)
+    }
 }
 
 /// The longest slice: more would tell no more.
 const MEASURE_S_MAX: f64 = 1.5;
 
-/// A fair share of what is left, or why there is too little left: of time or of bytes. `rate` is the best goodput so far, 0 if none,
-/// and `first_byte_s` what a request takes to its first byte.
-pub(super) fn slice(left: Left, rate: f64, first_byte_s: f64) -> Result<Slice, Ended> {
+/// A fair share of what is left, or why there is too little left: of time or of bytes. `rate` is the best goodput so far, 0 if none;
+/// `first_byte_s` is what a request takes to its first byte, and `round_s` what the requests of the point before need to end.
+pub(super) fn slice(left: Left, rate: f64, first_byte_s: f64, round_s: f64) -> Result<Slice, Ended> {
     // A window grows from ten packets to a few megabytes in eight round trips.
-    let warm_s = (10.0 * first_byte_s).clamp(0.04, 0.6);
+    let warm_s = (10.0 * first_byte_s).clamp(0.04, 0.6).max(round_s);
     let least_s = (4.0 * first_byte_s).clamp(0.06, 0.4);
     let points = left.points.max(1) as f64;
     if left.seconds < warm_s + least_s {
         return Err(Ended::Time);
     }
-    let by_time = left.seconds / points - warm_s;
-    let bytes_s = if rate > 0.0 { left.bytes as f64 / rate } else { f64::INFINITY };
-    if left.bytes == 0 || bytes_s < least_s {
+    if (left.bytes as f64) < rate * (warm_s + least_s) || left.bytes == 0 {
         return Err(Ended::Bytes);
     }
-    let by_bytes = bytes_s / points - warm_s;
-    Ok(Slice { warm_s, measure_s: by_time.min(by_bytes).clamp(least_s, MEASURE_S_MAX) })
+    let measure_s = (left.seconds / points - warm_s).clamp(least_s, MEASURE_S_MAX);
+    Ok(Slice { warm_s, measure_s, least_s, bytes: left.bytes as f64 / points })
 }
 
 #[cfg(test)]
@@ -217,12 +226,17 @@ mod tests {
     #[test]
     fn slices_are_fair_shares() {
         let left = |seconds, bytes, points| Left { seconds, bytes, points };
-        let even = slice(left(20.0, 1 << 40, 20), 100e6, 0.015).unwrap();
+        let even = slice(left(20.0, 1 << 40, 20), 100e6, 0.015, 0.0).unwrap();
         assert!((even.warm_s - 0.15).abs() < 1e-9 && (even.measure_s - 0.85).abs() < 1e-9);
-        assert!(slice(left(20.0, 1 << 30, 20), 1e9, 0.0).unwrap().measure_s < 0.06 + 1e-9);
-        assert_eq!(slice(left(0.1, 1 << 40, 1), 0.0, 0.015), Err(Ended::Time));
-        assert_eq!(slice(left(20.0, 1_000_000, 1), 1e9, 0.015), Err(Ended::Bytes));
-        assert!(slice(left(1e6, 1 << 60, 1), 1.0, 0.0).unwrap().measure_s <= MEASURE_S_MAX);
+        assert_eq!(even.measure_s(15_000_000), even.measure_s);
+        assert_eq!(slice(left(20.0, 1 << 40, 20), 100e6, 0.015, 0.4).unwrap().warm_s, 0.4);
+        // Of 50 MB for this point 40 ms have brought 10; 160 ms more bring the rest.
+        let short = slice(left(20.0, 1_000_000_000, 20), 250e6, 0.0, 0.0).unwrap();
+        assert!((short.measure_s(10_000_000) - 0.16).abs() < 1e-9);
+        assert_eq!(short.measure_s(60_000_000), short.least_s);
+        assert_eq!(slice(left(0.1, 1 << 40, 1), 0.0, 0.015, 0.0), Err(Ended::Time));
+        assert_eq!(slice(left(20.0, 1_000_000, 1), 1e9, 0.015, 0.0), Err(Ended::Bytes));
+        assert!(slice(left(1e6, 1 << 60, 1), 1.0, 0.0, 0.0).unwrap().measure_s <= MEASURE_S_MAX);
     }
 
     proptest! {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::Target;
-use super::analysis::{Reading, Tally};
+use super::analysis::{LaneReading, Reading, Tally};
 use super::ladder::Slice;
 use super::reactors::Reactors;
 use super::walk::Walk;
@@ -22,6 +22,8 @@ use crate::store::{Arrival, ReadRequest};
 const PATIENCE: Duration = Duration::from_secs(3);
 /// A refused or broken read is repeated after this long, unless the store names a longer time.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How much longer than planned a slice may take so that every connection has been through a request.
+const SLICE_LATER_MAX: Duration = Duration::from_secs(1);
 /// How often somebody looks at what has been counted.
 const TICK: Duration = Duration::from_millis(10);
 /// The most that is remembered of single requests, for each connection and slice.
@@ -67,6 +69,12 @@ struct Counts {
     current: Option<Arc<AtomicU64>>,
     /// The phase that the last request began in.
     generation: u64,
+    /// When the first and the last request of this slice began, and the bytes of those that ended in between.
+    first: Option<Instant>,
+    last: Option<Instant>,
+    span_bytes: u64,
+    /// Bytes that ended since a request last began.
+    ended: u64,
     tally: Tally,
 }
 
@@ -104,7 +112,7 @@ impl<'a> Load<'a> {
         lock(&self.shared.passing).take()
     }
 
-    /// Reads with so many connections and so many bytes per request, and counts, in so many parts of equal length. `tick` is told how
+    /// Reads with so many connections and so many bytes per request, and counts, in so many windows of equal length. `tick` is told how
     /// many bytes have arrived, now and then. `None` where the allowance was used up too soon to count anything.
     ///
     /// # Errors
@@ -113,10 +121,11 @@ impl<'a> Load<'a> {
         &mut self,
         (connections, request_bytes): (usize, usize),
         slice: Slice,
-        part_count: usize,
+        windows: usize,
         tick: &mut dyn FnMut(u64),
     ) -> Result<Option<Reading>> {
         self.go_over_to(connections, request_bytes);
+        let bytes = self.bytes();
         let warm = Instant::now() + Duration::from_secs_f64(slice.warm_s);
         // Requests of the point before end first; but what hangs is not waited for.
         let late = warm + Duration::from_secs(1);
@@ -125,27 +134,33 @@ impl<'a> Load<'a> {
                 return Ok(None);
             }
         }
-        self.lanes.iter().for_each(|lane| lane.lock().tally = Tally::default());
-        let cpu = self.reactors.cpu();
-        let (began, mut parts) = (Instant::now(), Vec::with_capacity(part_count));
-        let (mut since, mut before) = (began, self.bytes());
-        let part = Duration::from_secs_f64(slice.measure_s / part_count as f64);
-        while parts.len() < part_count {
-            let spent = self.is_spent(tick)?;
-            if since.elapsed() >= part || spent {
-                let (now, bytes) = (Instant::now(), self.bytes());
-                parts.push(((now - since).as_secs_f64(), bytes.saturating_sub(before)));
-                (since, before) = (now, bytes);
-            }
-            if spent {
-                break;
+        let before: Vec<u64> = self.lanes.iter().map(|lane| lane.lock().begin_slice()).collect();
+        let (cpu, began, bytes_before) = (self.reactors.cpu(), Instant::now(), before.iter().sum::<u64>());
+        let measure = Duration::from_secs_f64(slice.measure_s(bytes_before.saturating_sub(bytes)));
+        let (mut marks, mut spent) = (vec![(began, bytes_before)], false);
+        // A slice is not over before every connection has been through a request in it, but for those that hang.
+        let late = measure + SLICE_LATER_MAX;
+        while !spent && (began.elapsed() < measure || (began.elapsed() < late && !self.is_told_by_all(connections))) {
+            spent = self.is_spent(tick)?;
+            if marks[marks.len() - 1].0.elapsed() >= measure / windows as u32 {
+                marks.push((Instant::now(), self.bytes()));
             }
         }
-        if 2 * parts.len() < part_count {
+        let elapsed = began.elapsed();
+        if elapsed < measure / 2 {
             return Ok(None);
         }
-        let busy = self.busiest(&cpu, began.elapsed());
-        Ok(Some(Reading { connections, request_bytes, parts, tally: self.tally(), busy }))
+        let window =
+            |pair: &[(Instant, u64)]| ((pair[1].0 - pair[0].0).as_secs_f64(), pair[1].1.saturating_sub(pair[0].1));
+        Ok(Some(Reading {
+            connections,
+            request_bytes,
+            seconds: elapsed.as_secs_f64(),
+            lanes: self.lanes.iter().zip(before).map(|(lane, before)| lane.lock().reading(before)).collect(),
+            windows: marks.windows(2).map(window).collect(),
+            tally: self.tally(),
+            busy: self.busiest(&cpu, elapsed),
+        }))
     }
 
     fn go_over_to(&mut self, connections: usize, request_bytes: usize) {
@@ -170,6 +185,11 @@ impl<'a> Load<'a> {
     fn has_gone_over(&self, connections: usize) -> bool {
         let generation = self.phase.borrow().generation;
         self.lanes.iter().take(connections).all(|lane| lane.lock().generation == generation)
+    }
+
+    /// Whether every connection has begun a second request in this slice.
+    fn is_told_by_all(&self, connections: usize) -> bool {
+        self.lanes.iter().take(connections).all(|lane| lane.lock().last.is_some())
     }
 
     /// Waits for a moment; says whether the allowance is used up.
@@ -300,14 +320,34 @@ impl Lane {
 }
 
 impl Counts {
+    /// Forgets what was counted; gives the bytes so far.
+    fn begin_slice(&mut self) -> u64 {
+        (self.first, self.last, self.ended, self.span_bytes) = (None, None, 0, 0);
+        self.tally = Tally::default();
+        self.arrived()
+    }
+
+    /// What was counted since there were `before` bytes.
+    fn reading(&self, before: u64) -> LaneReading {
+        let span_s = self.first.zip(self.last).map_or(0.0, |(first, last)| (last - first).as_secs_f64());
+        LaneReading { bytes: self.arrived().saturating_sub(before), span_s, span_bytes: self.span_bytes }
+    }
+
     fn begin(&mut self, generation: u64, progress: Arc<AtomicU64>) {
         self.generation = generation;
         self.current = Some(progress);
+        let ended = std::mem::take(&mut self.ended);
+        if self.first.is_none() {
+            self.first = Some(Instant::now());
+        } else {
+            (self.last, self.span_bytes) = (Some(Instant::now()), self.span_bytes + ended);
+        }
     }
 
     fn end(&mut self, outcome: &Result<Arrival>, bytes: u64, took: Duration) {
         self.current = None;
         self.bytes += bytes;
+        self.ended += bytes;
         self.tally.requests += 1;
         match outcome {
             Ok(arrival) if self.tally.times.len() < TIMES_MAX => {

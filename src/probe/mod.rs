@@ -107,8 +107,6 @@ const REQUEST_BYTES: std::ops::RangeInclusive<usize> = 16 << 10..=64 << 20;
 const LATENCY_SHARE: f64 = 0.25;
 /// The share of time and bytes that is kept for holding goodput.
 const STEADY_SHARE: f64 = 0.2;
-/// Parts of a slice, between which goodput varies.
-const PARTS: usize = 5;
 /// Windows of what is held.
 const WINDOWS: usize = 12;
 /// More refusals than this at a point, and more connections are not tried.
@@ -166,11 +164,12 @@ fn from_grid(grid: &[Point], knee: Depth) -> Steady {
         connections: knee.connections,
         request_bytes: knee.request_bytes,
         goodput_bytes_s: knee.goodput_bytes_s,
-        spread_bytes_s: point.map_or(0.0, |point| point.spread_bytes_s),
+        // A slice is too short to tell how much goodput varies: as much as makes two points differ.
+        spread_bytes_s: 0.05 * knee.goodput_bytes_s,
         first_third_bytes_s: knee.goodput_bytes_s,
         last_third_bytes_s: knee.goodput_bytes_s,
         seconds: point.map_or(0.0, |point| point.seconds),
-        window_s: point.map_or(0.0, |point| point.seconds / PARTS as f64),
+        window_s: point.map_or(0.0, |point| point.seconds),
         busy: point.map_or(0.0, |point| point.busy),
     }
 }
@@ -267,18 +266,19 @@ impl Climb<'_> {
     fn grid(&mut self, load: &mut Load<'_>, sizes: &[usize]) -> Result<(Vec<Point>, Ended)> {
         let mut ladder = Ladder::new(sizes, self.options.connections_max, self.options.memory_bytes);
         let end = self.clock.at(1.0 - STEADY_SHARE);
-        let mut grid = Vec::new();
+        let (mut grid, mut round_s) = (Vec::new(), 0.0);
         while let Some(at) = ladder.next() {
             let seconds = end.saturating_duration_since(Instant::now()).as_secs_f64();
             let left = Left { seconds, bytes: load.allowance(), points: ladder.left() };
-            let slice = match ladder::slice(left, ladder.best(), self.first_byte_s) {
+            let slice = match ladder::slice(left, ladder.best(), self.first_byte_s, round_s) {
                 Ok(slice) => slice,
                 Err(ended) => return Ok((grid, ended)),
             };
-            let Some(reading) = self.measure(load, ProbeStage::Grid(at.0, at.1), at, slice, PARTS)? else {
+            let Some(reading) = self.measure(load, ProbeStage::Grid(at.0, at.1), at, slice, 1)? else {
                 return Ok((grid, Ended::Bytes));
             };
             let point = reading.point();
+            round_s = (point.depth().in_flight_bytes() as f64 / point.goodput_bytes_s.max(1.0)).min(1.0);
             ladder.note(point.goodput_bytes_s, point.throttled as f64 > REFUSED * point.requests as f64);
             grid.push(point);
         }
@@ -296,7 +296,7 @@ impl Climb<'_> {
         if measure_s < 0.05 {
             return Ok(None);
         }
-        let slice = Slice { warm_s, measure_s };
+        let slice = Slice { warm_s, measure_s, least_s: measure_s, bytes: f64::INFINITY };
         let (connections, request_bytes) = (at.connections, at.request_bytes);
         let stage = ProbeStage::Holding(connections, request_bytes);
         // Windows that are not much longer than what the kernel gathers before it tells us would vary by that alone.
@@ -310,9 +310,9 @@ impl Climb<'_> {
         stage: ProbeStage,
         at: (usize, usize),
         slice: Slice,
-        parts: usize,
+        windows: usize,
     ) -> Result<Option<analysis::Reading>> {
         let (clock, on_progress) = (self.clock, &mut *self.on_progress);
-        load.measure(at, slice, parts, &mut |bytes| on_progress(clock.progress(stage, bytes)))
+        load.measure(at, slice, windows, &mut |bytes| on_progress(clock.progress(stage, bytes)))
     }
 }

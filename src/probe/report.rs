@@ -94,8 +94,6 @@ pub struct Point {
     pub request_bytes: usize,
     /// Bytes per second of all connections together.
     pub goodput_bytes_s: f64,
-    /// Standard deviation of the goodput between parts of the slice.
-    pub spread_bytes_s: f64,
     /// How long was measured.
     pub seconds: f64,
     /// Requests that ended meanwhile, well or badly.

@@ -17,7 +17,6 @@ fn point(connections: usize, request_bytes: usize, goodput_bytes_s: f64) -> Poin
         connections,
         request_bytes,
         goodput_bytes_s,
-        spread_bytes_s: 0.01 * goodput_bytes_s,
         seconds: 0.5,
         requests: 100,
         throttled: 0,
@@ -36,10 +35,16 @@ fn curve(rate: f64, cap: f64, sizes: &[usize], connections: &[usize]) -> Vec<Poi
 
 fn report(grid: Vec<Point>, ended: Ended) -> ProbeReport {
     let (best, knee) = (best(&grid).unwrap(), knee(&grid).unwrap());
-    let parts =
-        vec![(0.5, (best.goodput_bytes_s / 2.0 * 0.98) as u64), (0.5, (best.goodput_bytes_s / 2.0 * 1.02) as u64)];
-    let reading =
-        Reading { connections: knee.connections, request_bytes: knee.request_bytes, parts, ..Reading::default() };
+    let bytes = |share: f64| (best.goodput_bytes_s / 2.0 * share) as u64;
+    let lane = LaneReading { bytes: 0, span_s: 1.0, span_bytes: best.goodput_bytes_s as u64 };
+    let reading = Reading {
+        connections: knee.connections,
+        request_bytes: knee.request_bytes,
+        seconds: 1.0,
+        lanes: vec![lane],
+        windows: vec![(0.5, bytes(0.98)), (0.5, bytes(1.02))],
+        ..Reading::default()
+    };
     let steady = reading.steady();
     let connects = Connects {
         addresses: vec![],
@@ -178,11 +183,19 @@ fn a_handshake_with_somebody_nearer_is_no_round_trip() {
 
 #[test]
 fn thirds_tell_whether_it_faded() {
-    let parts = (0..9).map(|n| (0.5, if n < 3 { 100 } else { 40 })).collect();
-    let steady = Reading { parts, ..Reading::default() }.steady();
-    assert_eq!((steady.first_third_bytes_s, steady.last_third_bytes_s, steady.goodput_bytes_s), (200.0, 80.0, 120.0));
+    let windows = (0..9).map(|n| (0.5, if n < 3 { 100 } else { 40 })).collect();
+    let steady = Reading { windows, ..Reading::default() }.steady();
+    assert_eq!((steady.first_third_bytes_s, steady.last_third_bytes_s), (200.0, 80.0));
     let nothing = Reading::default();
     assert_eq!((nothing.steady().goodput_bytes_s, nothing.point().goodput_bytes_s), (0.0, 0.0));
+}
+
+#[test]
+fn whole_requests_count_for_more_than_what_was_seen() {
+    let periodic = LaneReading { bytes: 0, span_s: 0.4, span_bytes: 4_000_000 };
+    let hanging = LaneReading { bytes: 500_000, span_s: 0.1, span_bytes: 9_000_000 };
+    let point = Reading { seconds: 0.5, lanes: vec![periodic, hanging], ..Reading::default() }.point();
+    assert_eq!(point.goodput_bytes_s, 10e6 + 1e6);
 }
 
 proptest! {
