@@ -94,7 +94,7 @@ fn a_store_that_refuses_is_found_and_not_pressed() {
         Sign::Refused { throttled, requests } => Some(*throttled as f64 / *requests as f64),
         _ => None,
     });
-    assert!((0.1..0.5).contains(&refused.unwrap()), "{:?}", report.signs);
+    assert!((0.05..0.75).contains(&refused.unwrap()), "{:?}", report.signs);
     let most = report.grid.iter().map(|point| point.connections).max().unwrap();
     assert!(most <= 8, "pressed on with {most} connections");
     let verdict = report.verdict(Need { bytes_s: 1e9, sample_bytes: None });

@@ -89,6 +89,9 @@ impl Reading {
             last_third_bytes_s: mean_and_deviation(&self.windows[self.windows.len() - third..]).0,
             seconds: self.seconds,
             window_s: self.seconds / self.windows.len().max(1) as f64,
+            requests: self.tally.requests,
+            throttled: self.tally.throttled,
+            failed: self.tally.failed,
             busy: self.busy,
         }
     }
@@ -156,7 +159,7 @@ pub(super) fn one_connection(grid: &[Point], rtt_s: Option<f64>) -> Option<OneCo
 /// What holds goodput where it is.
 pub(super) fn limit(grid: &[Point], ended: Ended, steady: &Steady) -> Limit {
     let Some(best) = best(grid) else { return Limit::Link };
-    let (throttled, requests) = refusals(grid);
+    let (throttled, requests) = refusals(grid, steady);
     let busy = grid.iter().filter(|point| point.depth() == best).map(|point| point.busy).fold(steady.busy, f64::max);
     // The last doubling of the best's size still paid.
     let curve = || grid.iter().filter(|point| point.request_bytes == best.request_bytes);
@@ -174,15 +177,17 @@ pub(super) fn limit(grid: &[Point], ended: Ended, steady: &Steady) -> Limit {
     }
 }
 
-fn refusals(grid: &[Point]) -> (u64, u64) {
-    grid.iter().fold((0, 0), |(throttled, requests), point| (throttled + point.throttled, requests + point.requests))
+/// Requests that were refused, and all.
+pub(super) fn refusals(grid: &[Point], steady: &Steady) -> (u64, u64) {
+    let held = (steady.throttled, steady.requests);
+    grid.iter().fold(held, |(throttled, requests), point| (throttled + point.throttled, requests + point.requests))
 }
 
 /// What looks like throttling, or would make the figures doubtful.
 pub(super) fn signs(report: &ProbeReport) -> Vec<Sign> {
     let mut signs = Vec::new();
-    let (throttled, requests) = refusals(&report.grid);
-    let failed = report.grid.iter().map(|point| point.failed).sum();
+    let (throttled, requests) = refusals(&report.grid, &report.steady);
+    let failed = report.grid.iter().map(|point| point.failed).sum::<u64>() + report.steady.failed;
     if throttled > 0 {
         signs.push(Sign::Refused { throttled, requests });
     }

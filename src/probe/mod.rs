@@ -14,6 +14,7 @@ mod latency;
 mod load;
 mod reactors;
 mod report;
+mod text;
 mod verdict;
 mod walk;
 mod words;
@@ -170,6 +171,10 @@ fn from_grid(grid: &[Point], knee: Depth) -> Steady {
         last_third_bytes_s: knee.goodput_bytes_s,
         seconds: point.map_or(0.0, |point| point.seconds),
         window_s: point.map_or(0.0, |point| point.seconds),
+        // Counted with the grid already.
+        requests: 0,
+        throttled: 0,
+        failed: 0,
         busy: point.map_or(0.0, |point| point.busy),
     }
 }

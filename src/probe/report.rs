@@ -184,6 +184,12 @@ pub struct Steady {
     pub seconds: f64,
     /// Length of a window.
     pub window_s: f64,
+    /// Requests that ended meanwhile, well or badly.
+    pub requests: u64,
+    /// Of those: refused with a request to slow down.
+    pub throttled: u64,
+    /// Of those: failed otherwise.
+    pub failed: u64,
     /// The busiest network thread's share of its time.
     pub busy: f64,
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::analysis::suggestion;
+use super::analysis::{refusals, suggestion};
 use super::report::{InFlight, Limit, ProbeReport, Sign};
 use super::words::{around, counted, figure, mb_s, ms, size};
 
@@ -91,16 +91,15 @@ impl ProbeReport {
         let (knee, best) = (self.knee, self.best);
         match self.limit {
             Limit::Link if self.connect.is_none() => format!(
-                "The limit is the store, not what is in flight: {} carry 95 % of the best",
-                counted(knee.connections, "request")
+                "The limit is the store, not what is in flight: {} already bring 95 % of the best",
+                self.at(knee.connections, knee.request_bytes)
             ),
             Limit::Link => {
                 let verb = if knee.connections == 1 { "carries" } else { "carry" };
                 let most = self.grid.iter().map(|point| point.connections).max().unwrap_or(1);
                 format!(
-                    "The limit is the link or the server behind it, not the connections: {} of {} {verb} 95 % of the best of up to {most}",
-                    counted(knee.connections, "connection"),
-                    size(knee.request_bytes as u64),
+                    "The limit is the link or the server behind it, not the connections: {} {verb} 95 % of the best of up to {most}",
+                    self.at(knee.connections, knee.request_bytes),
                 )
             }
             Limit::Connections => format!(
@@ -109,8 +108,7 @@ impl ProbeReport {
                 mb_s(best.goodput_bytes_s / best.connections as f64)
             ),
             Limit::Throttling => {
-                let (throttled, requests) =
-                    self.grid.iter().fold((0, 0), |(t, r), point| (t + point.throttled, r + point.requests));
+                let (throttled, requests) = refusals(&self.grid, &self.steady);
                 let share = 100.0 * throttled as f64 / requests.max(1) as f64;
                 format!("The limit is the store: it refused {} % of the requests (429 or 503)", figure(share))
             }
