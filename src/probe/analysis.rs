@@ -10,6 +10,8 @@ const BUSY: f64 = 0.85;
 const REFUSED: f64 = 0.02;
 /// Goodput that falls below so much of its best with fewer connections has fallen.
 const FALLS: f64 = 0.75;
+/// Goodput that is held at less than so much of the best was only now and then the best.
+const HELD_LESS: f64 = 0.85;
 /// Several connections that carry so many times what one does show that one is capped.
 const CAPPED: f64 = 1.5;
 
@@ -161,11 +163,10 @@ pub(super) fn limit(grid: &[Point], ended: Ended, steady: &Steady) -> Limit {
     let Some(best) = best(grid) else { return Limit::Link };
     let (throttled, requests) = refusals(grid, steady);
     let busy = grid.iter().filter(|point| point.depth() == best).map(|point| point.busy).fold(steady.busy, f64::max);
-    // The last doubling of the best's size still paid.
-    let curve = || grid.iter().filter(|point| point.request_bytes == best.request_bytes);
-    let before = curve().filter(|point| point.connections < best.connections).map(|point| point.goodput_bytes_s);
-    let rises = curve().all(|point| point.connections <= best.connections)
-        && before.fold(0.0, f64::max) * super::ladder::WORTH < best.goodput_bytes_s;
+    // The last doubling still paid, whatever the size of the requests.
+    let fewer = grid.iter().filter(|point| point.connections < best.connections).map(|point| point.goodput_bytes_s);
+    let rises = grid.iter().all(|point| point.connections <= best.connections)
+        && fewer.fold(0.0, f64::max) * super::ladder::WORTH < best.goodput_bytes_s;
     if throttled as f64 > REFUSED * requests as f64 {
         Limit::Throttling
     } else if busy >= BUSY {
@@ -201,6 +202,10 @@ pub(super) fn signs(report: &ProbeReport) -> Vec<Sign> {
         signs.push(Sign::Fades { from_bytes_s: first_third_bytes_s, to_bytes_s: last_third_bytes_s });
     } else if spread_bytes_s > 0.2 * goodput_bytes_s {
         signs.push(Sign::Uneven { share: spread_bytes_s / goodput_bytes_s.max(1.0) });
+    }
+    if goodput_bytes_s < HELD_LESS * report.best.goodput_bytes_s {
+        let best_bytes_s = report.best.goodput_bytes_s;
+        signs.push(Sign::HeldLess { best_bytes_s, held_bytes_s: goodput_bytes_s });
     }
     let times = report.bytes as f64 / report.object_bytes.max(1) as f64;
     if times > 1.0 {

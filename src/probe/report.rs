@@ -254,6 +254,13 @@ pub enum Sign {
         /// Standard deviation by mean.
         share: f64,
     },
+    /// Clearly less was held than the best that was measured for a moment.
+    HeldLess {
+        /// Bytes per second of the best point.
+        best_bytes_s: f64,
+        /// Of what was held.
+        held_bytes_s: f64,
+    },
     /// More bytes were read than there are: a cache may have flattered.
     Reread {
         /// Times that each byte was read, on average.

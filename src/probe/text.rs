@@ -114,7 +114,7 @@ impl fmt::Display for OneConnection {
                 write!(f, ", about {} in a round trip: capped, by a window, losses or the server", size(bytes as u64))
             }
             (true, None) => f.write_str(": capped, several carry more"),
-            (false, _) => f.write_str(": not capped, one would nearly do"),
+            (false, _) => f.write_str(": not capped"),
         }
     }
 }

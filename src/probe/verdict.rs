@@ -207,6 +207,12 @@ impl fmt::Display for Sign {
             Sign::Uneven { share } => {
                 write!(f, "goodput varies by {} %: others share the link, or it loses packets", figure(100.0 * share))
             }
+            Sign::HeldLess { best_bytes_s, held_bytes_s } => write!(
+                f,
+                "{} MB/s were held, and {} for a moment: probe again, and at another time of day",
+                mb_s(*held_bytes_s),
+                mb_s(*best_bytes_s)
+            ),
             Sign::Reread { times } => {
                 write!(f, "each byte was read {} times: caches may flatter; name more objects", figure(*times))
             }

@@ -23,11 +23,13 @@ const STYLE: Style = Style {
 .d0 { fill: #3c78c3; } .d1 { fill: #c4651a; } .d2 { fill: #1f9d84; } .d3 { fill: #8a5fc0; } .d4 { fill: #7a7f88; }
 .ceiling { stroke: #1c2430; stroke-opacity: .55; stroke-dasharray: 6 4; } .need { stroke: #d6324a; stroke-width: 1.4; stroke-dasharray: 2 3; }
 .knee { fill: none; stroke: #1c2430; stroke-width: 2; } .note { fill: #1c2430; font-size: 12.5px; } .asked { fill: #d6324a; font-size: 12.5px; }
+.note, .asked { paint-order: stroke; stroke: #f4f6f9; stroke-width: 4px; stroke-linejoin: round; }
 ",
     dark: "
 .s0 { stroke: #6ea3e6; } .s1 { stroke: #ec9a57; } .s2 { stroke: #2fb79b; } .s3 { stroke: #b394e6; } .s4 { stroke: #98a2b3; }
 .d0 { fill: #6ea3e6; } .d1 { fill: #ec9a57; } .d2 { fill: #2fb79b; } .d3 { fill: #b394e6; } .d4 { fill: #98a2b3; }
 .ceiling { stroke: #e8ecf2; } .need { stroke: #ff5c72; } .knee { stroke: #e8ecf2; } .note { fill: #e8ecf2; } .asked { fill: #ff5c72; }
+.note, .asked { stroke: #1a202a; }
 ",
 };
 
@@ -68,7 +70,6 @@ pub(super) fn draw(report: &ProbeReport, need: Option<Need>) -> String {
     sheet.text("subtitle", LEFT, 62.0, Anchor::Start, &subtitle(report, need, shown));
     legend(&mut sheet, &sizes, 92.0);
     grid(&mut sheet, &axes, most, report.connect.is_some());
-    levels(&mut sheet, report, &axes, shown);
     for (number, size) in sizes.iter().enumerate() {
         let mut line: Vec<&Point> = report.grid.iter().filter(|point| point.request_bytes == *size).collect();
         line.sort_unstable_by_key(|point| point.connections);
@@ -77,7 +78,7 @@ pub(super) fn draw(report: &ProbeReport, need: Option<Need>) -> String {
         sheet.curve(&format!("curve s{}", number % COLOURS), &points, None);
         sheet.dots(&format!("d{}", number % COLOURS), 3.4, &points);
     }
-    knee(&mut sheet, report, &axes);
+    levels(&mut sheet, report, &axes, shown);
     sheet.finish()
 }
 
@@ -121,36 +122,36 @@ fn grid(sheet: &mut Sheet, axes: &Axes, most: usize, has_connections: bool) {
     sheet.text("scale", RIGHT, BOTTOM + 40.0, Anchor::End, unit);
 }
 
-/// The best, and what is needed.
-fn levels(sheet: &mut Sheet, report: &ProbeReport, axes: &Axes, need: Option<f64>) {
-    let best = report.best.goodput_bytes_s;
-    let y = axes.y(best);
-    sheet.line("ceiling", LEFT, y, RIGHT, y);
-    // On the left, where the curves have not risen yet.
-    sheet.text("note", LEFT + 8.0, y - 7.0, Anchor::Start, &format!("best {} MB/s", megabytes(best)));
-    if let Some(need) = need {
-        let at = axes.y(need);
-        sheet.line("need", LEFT, at, RIGHT, at);
-        // Below its line where the label of the best is just above.
-        let below = at - y < 30.0 && at >= y - 4.0 || (y - at).abs() < 24.0 && at > y;
-        let base = if below { at + 16.0 } else { at - 7.0 };
-        sheet.text("asked", RIGHT - 8.0, base, Anchor::End, &format!("needed {} MB/s", megabytes(need)));
-    }
-}
+/// Lines closer than this leave no room for a label in between.
+const CLOSE: f64 = 22.0;
 
-fn knee(sheet: &mut Sheet, report: &ProbeReport, axes: &Axes) {
-    let knee = report.knee;
-    let (x, y) = (axes.x(knee.connections), axes.y(knee.goodput_bytes_s));
-    sheet.dots("knee", 8.0, &[(x, y)]);
-    let label = format!(
-        "knee: {} × {}, {} MB/s",
-        knee.connections,
-        size_text(knee.request_bytes),
-        megabytes(knee.goodput_bytes_s)
-    );
-    // Below and to the right the curves have passed; at the right edge there is room only to the left.
-    let (anchor, x) = if x > RIGHT - 210.0 { (Anchor::End, x - 6.0) } else { (Anchor::Start, x + 6.0) };
-    sheet.text("note", x, (y + 30.0).min(BOTTOM - 6.0), anchor, &label);
+/// The best, what is needed, and the knee: their labels above the curves, the knee's on its own side.
+fn levels(sheet: &mut Sheet, report: &ProbeReport, axes: &Axes, need: Option<f64>) {
+    let (best, knee) = (report.best.goodput_bytes_s, report.knee);
+    let (y, at) = (axes.y(best), need.map(|need| axes.y(need)));
+    let (knee_x, knee_y) = (axes.x(knee.connections), axes.y(knee.goodput_bytes_s));
+    let knee_is_left = knee_x < (LEFT + RIGHT) / 2.0;
+    let (anchor, x) = if knee_is_left { (Anchor::End, RIGHT - 8.0) } else { (Anchor::Start, LEFT + 8.0) };
+    sheet.line("ceiling", LEFT, y, RIGHT, y);
+    let is_close_above = at.is_some_and(|at| at <= y && y - at < CLOSE);
+    let base = if is_close_above { y + 16.0 } else { y - 8.0 };
+    sheet.text("note", x, base, anchor, &format!("best {} MB/s", megabytes(best)));
+    if let (Some(need), Some(at)) = (need, at) {
+        sheet.line("need", LEFT, at, RIGHT, at);
+        let is_close_below = at > y && at - y < CLOSE;
+        let base = if is_close_below { at + 16.0 } else { at - 8.0 };
+        sheet.text("asked", x, base, anchor, &format!("needed {} MB/s", megabytes(need)));
+    }
+    sheet.dots("knee", 8.0, &[(knee_x, knee_y)]);
+    let size = size_text(knee.request_bytes);
+    let label = format!("knee: {} × {size}, {} MB/s", knee.connections, megabytes(knee.goodput_bytes_s));
+    let (anchor, x) = match knee_x {
+        x if x < LEFT + 110.0 => (Anchor::Start, x.max(LEFT + 8.0)),
+        x if x > RIGHT - 110.0 => (Anchor::End, x.min(RIGHT - 8.0)),
+        x => (Anchor::Middle, x),
+    };
+    let above = if is_close_above { at.unwrap_or(y).min(y) } else { y };
+    sheet.text("note", x, (above - 8.0).min(knee_y - 14.0), anchor, &label);
 }
 
 fn size_text(bytes: usize) -> String {
@@ -169,4 +170,24 @@ fn megabytes(bytes_s: f64) -> String {
     };
     let text = format!("{number:.places$}");
     if places > 0 { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!([0.0, 1.5e6, 42.04e6, 254.4e6, 2.5e9].map(megabytes), ["0", "1.5", "42", "254", "2500"]);
+        assert_eq!([256 << 10, 1 << 20, 3 << 19].map(size_text), ["256 KiB", "1 MiB", "1.5 MiB"]);
+    }
+
+    #[test]
+    fn the_axes_hold_what_is_drawn() {
+        let axes = Axes { connections_max: 64.0, goodput_max: 300e6, step: 50e6 };
+        assert_eq!((axes.x(1), axes.x(64), axes.y(0.0), axes.y(300e6)), (LEFT, RIGHT, BOTTOM, TOP));
+        assert!((axes.x(8) - (LEFT + RIGHT) / 2.0).abs() < 1e-9);
+        let one = Axes { connections_max: 1.0, goodput_max: 1.0, step: 1.0 };
+        assert_eq!(one.x(1), LEFT);
+    }
 }
