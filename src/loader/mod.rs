@@ -13,6 +13,7 @@ mod copier;
 mod indexing;
 mod opened;
 mod peek;
+mod probing;
 mod pump;
 mod quarantine;
 mod repair;
