@@ -9,6 +9,6 @@ mod reactor;
 mod retry;
 mod stream;
 
-pub use reactor::{Completion, Fetch, FetchRead, Source, VersionPin};
+pub use reactor::{Completion, Fetch, FetchRead, Observed, Source, VersionPin};
 pub use retry::RetryPolicy;
 pub use stream::{extents, heads, list, stream};

@@ -39,9 +39,13 @@ pub enum Counter {
     PageWaitNs,
     /// Nanoseconds in which reads waited because enough were in flight.
     LinkWaitNs,
+    /// Answers that asked for less.
+    Throttled,
+    /// Requests given up because nothing came.
+    TimedOut,
 }
 
-const COUNTERS: usize = 9;
+const COUNTERS: usize = 11;
 
 /// Counters shared by all threads of a loader.
 #[derive(Debug)]
@@ -135,6 +139,8 @@ impl Telemetry {
             retries: self.counter(Counter::Retries),
             connections_opened: self.counter(Counter::ConnectionsOpened),
             rereads: self.counter(Counter::Rereads),
+            throttled: self.counter(Counter::Throttled),
+            timed_out: self.counter(Counter::TimedOut),
             latency_s: match self.latency_ns.load(Ordering::Relaxed) {
                 u64::MAX => 0.0,
                 ns => ns as f64 / 1e9,
@@ -218,6 +224,10 @@ pub struct Stats {
     pub connections_opened: u64,
     /// Reads dropped to make room and read again: host memory is too small for the window.
     pub rereads: u64,
+    /// Answers that asked for less: 429, 503 and their like.
+    pub throttled: u64,
+    /// Requests given up because nothing came.
+    pub timed_out: u64,
     /// The shortest time from asking to the first byte: the store's distance, with nothing queueing; 0 before there was one.
     pub latency_s: f64,
     /// Wait for the newest run's first batch: the cold start.
