@@ -7,7 +7,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 use super::LoaderBuilder;
 use super::indexing::{find_or_make, listed_keys};
 use super::quarantine::Quarantined;
-use super::source::{Format, Object, Stores, shards};
+use super::source::{Format, Object, shards};
 use super::value;
 use crate::dataset::{Extent, Index, MemberPlace, ShardIndex, index_url};
 use crate::error::{Error, Kind, Result};

@@ -52,9 +52,13 @@ pub enum Counter {
     HedgesWon,
     /// Bytes that arrived twice because of them.
     BytesWasted,
+    /// Answers that asked for less.
+    Throttled,
+    /// Requests given up because nothing came.
+    TimedOut,
 }
 
-const COUNTERS: usize = Counter::BytesWasted as usize + 1;
+const COUNTERS: usize = Counter::TimedOut as usize + 1;
 
 /// Counters shared by all threads of a loader.
 #[derive(Debug)]
@@ -160,6 +164,8 @@ impl Telemetry {
             bytes_wasted: self.counter(Counter::BytesWasted),
             connections_opened: self.counter(Counter::ConnectionsOpened),
             rereads: self.counter(Counter::Rereads),
+            throttled: self.counter(Counter::Throttled),
+            timed_out: self.counter(Counter::TimedOut),
             latency_s: match self.latency_ns.load(Ordering::Relaxed) {
                 u64::MAX => 0.0,
                 ns => ns as f64 / 1e9,
@@ -253,6 +259,10 @@ pub struct Stats {
     pub connections_opened: u64,
     /// Reads dropped to make room and read again: host memory is too small for the window.
     pub rereads: u64,
+    /// Answers that asked for less: 429, 503 and their like.
+    pub throttled: u64,
+    /// Requests given up because nothing came.
+    pub timed_out: u64,
     /// The shortest time from asking to the first byte: the store's distance, with nothing queueing; 0 before there was one.
     pub latency_s: f64,
     /// Wait for the newest run's first batch: the cold start.
