@@ -4,8 +4,10 @@
 
 mod certificates;
 mod nginx;
+mod relay;
 mod secured;
 
 pub(crate) use certificates::{Authority, Identity};
 pub(crate) use nginx::{Nginx, Site};
+pub(crate) use relay::{Passing, Relay};
 pub(crate) use secured::{Asked, Secured, Stream, asked};
