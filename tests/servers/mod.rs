@@ -5,9 +5,11 @@
 mod certificates;
 mod nginx;
 mod s3;
+mod relay;
 mod secured;
 
 pub(crate) use certificates::{Authority, Identity};
 pub(crate) use nginx::{Nginx, Site};
 pub(crate) use s3::{Refusal, S3Server, Seen};
+pub(crate) use relay::{Passing, Relay};
 pub(crate) use secured::{Asked, Secured, Stream, asked};
