@@ -40,7 +40,12 @@ setup:
 	    [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	        || { echo "Python 3.11 with venv is missing: apt-get install python3-venv"; exit 1; }; \
 	    apt-get update -qq && apt-get install -y -qq python3 python3-venv; }
+	@command -v node >/dev/null && command -v npm >/dev/null || { \
+	    [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	        || { echo "node 18 or later with npm is missing: apt-get install nodejs npm"; exit 1; }; \
+	    apt-get update -qq && apt-get install -y -qq nodejs npm; }
 	@sh tests/python/setup.sh $${CARGO_TARGET_DIR:-target}/tmp/real
+	@sh tests/azurite/setup.sh $${CARGO_TARGET_DIR:-target}/tmp/azurite
 
 .PHONY: format
 format:

@@ -151,7 +151,7 @@ impl Client {
         let size = match (head.status, head.content_range, head.content_length) {
             (206, Some(Satisfied { size: Some(size), .. }), _) => Some(size),
             // An empty object has no first byte.
-            (416, Some(Unsatisfied { size: 0 }), _) => Some(0),
+            (206 | 416, Some(Unsatisfied { size: 0 }), _) => Some(0),
             (200, _, Some(size)) => Some(size),
             _ => None,
         };
