@@ -19,6 +19,7 @@ text { font-family: system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans',
 .c0 { fill: #3c78c3; stroke: #3c78c3; } .c1 { fill: #aab2bf; stroke: #aab2bf; } .c2 { fill: #c98a2b; stroke: #c98a2b; }
 .c3 { fill: #1f9d84; stroke: #1f9d84; } .c4 { fill: #8a5fc0; stroke: #8a5fc0; } .c5 { fill: #d6324a; stroke: #d6324a; }
 .bar { stroke: none; } .line { fill: none; stroke-width: 2.2; stroke-linejoin: round; } .wide { stroke-width: 3.6; }
+.d0 { stroke-dasharray: 9 6; } .d1 { stroke-dasharray: 3 5; } .d2 { stroke-dasharray: 14 4 2 4; }
 @media (prefers-color-scheme: dark) {
 text { fill: #98a2b3; } .title, .heading, .name, .bold { fill: #e8ecf2; } .ground { fill: #12161d; } .grid, .whisker { stroke: #e8ecf2; }
 .c0 { fill: #6ea3e6; stroke: #6ea3e6; } .c1 { fill: #566275; stroke: #566275; } .line { fill: none; }
@@ -154,7 +155,7 @@ fn class(line: &Line, index: usize) -> String {
     match line.role {
         Role::Ours => "line wide c0".to_owned(),
         Role::Floor => "line c1".to_owned(),
-        Role::Field => format!("line c{}", 2 + index % 4),
+        Role::Field => format!("line d{} c{}", index % 3, 2 + index % 4),
     }
 }
 

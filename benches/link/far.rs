@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use farfeed::emulate::{Effect, Fault, Faults, Link, Server, Site};
+use farfeed::emulate::{Congestion, Effect, Fault, Faults, Link, Server, Site};
 use serde::{Deserialize, Serialize};
 
 use crate::field::process::{Companion, answer};
@@ -18,6 +18,8 @@ pub(crate) struct Way {
     pub(crate) rate_bytes_s: u64,
     /// The share of requests that take ten times as long.
     pub(crate) slow: f64,
+    /// Whether the server's system is one that backs off as Reno did, and not as CUBIC does.
+    pub(crate) reno: bool,
 }
 
 /// How much longer a slow request takes.
@@ -26,13 +28,16 @@ const SLOW_FACTOR: f64 = 10.0;
 impl Way {
     pub(crate) fn link(&self) -> Link {
         let rtt = Duration::from_secs_f64(self.rtt_ms / 1e3);
-        Link { loss: self.loss, ..Link::rtt(rtt).rate(self.rate_bytes_s) }
+        let congestion = if self.reno { Congestion::Reno } else { Congestion::default() };
+        Link { loss: self.loss, congestion, ..Link::rtt(rtt).rate(self.rate_bytes_s) }
     }
 
-    /// The least that so many bytes take from the first connection on, over `connections`: first byte, slow start, and bytes at the link's
-    /// rate. Loss is not in it: what it costs is the reader's to keep small.
+    /// The least that so many bytes take over so many connections that are open: first byte, slow start, and bytes at the link's rate. Loss
+    /// is not in it: what it costs is the reader's to keep small.
     pub(crate) fn ideal_s(&self, bytes: u64, connections: usize) -> f64 {
-        Way { loss: 0.0, ..*self }.link().transfer_time(bytes, connections).unwrap().as_secs_f64()
+        let link = Way { loss: 0.0, ..*self }.link();
+        // The model's arithmetic begins with the handshake.
+        (link.transfer_time(bytes, connections).unwrap() - link.rtt).as_secs_f64()
     }
 }
 
@@ -40,6 +45,7 @@ impl Way {
 pub(crate) struct Task {
     folder: PathBuf,
     way: Way,
+    seed: u64,
 }
 
 /// What it has sent.
@@ -56,8 +62,8 @@ pub(crate) struct Far {
 }
 
 impl Far {
-    pub(crate) fn start(folder: &Path, way: Way) -> Self {
-        let mut process = Companion::start(ROLE, &Task { folder: folder.to_owned(), way });
+    pub(crate) fn start(folder: &Path, way: Way, seed: u64) -> Self {
+        let mut process = Companion::start(ROLE, &Task { folder: folder.to_owned(), way, seed });
         let port = process.line().parse().unwrap();
         Far { process, port }
     }
@@ -71,7 +77,8 @@ impl Far {
 pub(crate) fn run(task: &Task) {
     let slow = Fault::new(Effect::Slow { factor: SLOW_FACTOR }).probability(task.way.slow);
     let faults = if task.way.slow > 0.0 { Faults::none().with(slow) } else { Faults::none() };
-    let server = Server::start(Site::directory(&task.folder), task.way.link(), faults).unwrap();
+    let link = Link { seed: task.seed, ..task.way.link() };
+    let server = Server::start(Site::directory(&task.folder), link, faults.seed(task.seed)).unwrap();
     println!("{}", server.address().port());
     answer(|| {
         let stats = server.stats();

@@ -65,20 +65,21 @@ fn print_grid(wanted: &Wanted, cells: &[Cell], demand: f64) {
 fn print_details(cells: &[Cell]) {
     println!(
         "\n## Each reader at each place\n\n\
-         | demand | RTT | loss | reader | MB/s | of the rate | first batch, ms | stalled | CPU-s/GB | peak RSS, MB | connections | requests | extra bytes |\n\
-         |--:|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+         | demand | RTT | loss | reader | MB/s | of the rate | open, ms | first batch, ms | stalled | CPU-s/GB | peak RSS, MB | connections | requests | extra bytes |\n\
+         |--:|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
     );
     for cell in grid(cells) {
         let Way { rtt_ms, loss, rate_bytes_s, .. } = cell.point.way;
         let goodput = of(cell, |run| run.pass.bytes as f64 / run.pass.streaming_s);
         println!(
-            "| {:.0} % | {rtt_ms} ms | {} % | {} | {:.1} | {:.1} % | {:.0} | {:.2} % | {:.2} | {:.0} | {:.0} | {:.0} | {} |",
+            "| {:.0} % | {rtt_ms} ms | {} % | {} | {:.1} | {:.1} % | {:.0} | {:.0} | {:.2} % | {:.2} | {:.0} | {:.0} | {:.0} | {} |",
             100.0 * cell.point.demand,
             100.0 * loss,
             cell.reader,
             goodput / 1e6,
             100.0 * goodput / rate_bytes_s as f64,
-            1e3 * of(cell, |run| run.pass.open_s + run.pass.first_batch_s),
+            1e3 * of(cell, |run| run.pass.open_s),
+            1e3 * of(cell, |run| run.pass.first_batch_s),
             100.0 * of(cell, |run| run.pass.stall_share),
             of(cell, |run| run.pass.cpu_s / (run.pass.bytes as f64 / 1e9)),
             of(cell, |run| run.pass.peak_rss as f64 / 1e6),
@@ -202,16 +203,21 @@ pub(crate) fn picture(wanted: &Wanted, cells: &[Cell]) -> String {
         Line { name: reader.clone(), role, values: rtts.iter().map(at).collect() }
     };
     let panel = |loss: &f64, demand: f64| LinePanel {
-        heading: format!("{:.0} % of the rate wanted, {} % lost", 100.0 * demand, 100.0 * loss),
+        heading: match (demand, *loss) {
+            (1.0, 0.0) => "As fast as it goes, nothing lost".to_owned(),
+            (1.0, loss) => format!("As fast as it goes, {} % lost", 100.0 * loss),
+            (_, 0.0) => format!("{:.0} % of the rate wanted, nothing lost", 100.0 * demand),
+            (_, loss) => format!("{:.0} % wanted, {} % lost", 100.0 * demand, 100.0 * loss),
+        },
         places: rtts.iter().map(|rtt| format!("{rtt} ms")).collect(),
         lines: wanted.readers.iter().map(|reader| line(reader, *loss, demand)).collect(),
     };
     let row = |demand: f64| losses.iter().map(|loss| panel(loss, demand)).collect();
     let rows: Vec<Vec<LinePanel>> = demands(cells).into_iter().map(row).collect();
-    let subtitle = format!(
-        "Emulated link of {} MB/s, TCP backing off as Reno does; by round-trip time.",
-        wanted.rate_bytes_s / 1_000_000
-    );
+    let tcp = if cells.iter().any(|cell| cell.point.way.reno) { "Reno" } else { "CUBIC" };
+    let rate = wanted.rate_bytes_s / 1_000_000;
+    let subtitle =
+        format!("Emulated link of {rate} MB/s, the server's TCP backing off as {tcp} does; by round-trip time.");
     lines("What is achieved, of what the link could carry at best", &subtitle, &rows)
 }
 

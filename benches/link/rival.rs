@@ -25,6 +25,8 @@ pub(crate) fn run(task: &Task) -> Pass {
     let began = Instant::now();
     let client = clients::open(&task.reader, &Origin::plain(task.port)).unwrap();
     let (order, arrivals) = mpsc::channel();
+    let (ready, opened) = mpsc::channel();
+    let (start, started) = oneshot::channel();
     let ranges = ranges(&manifest);
     let mut feed = Sequence {
         batch_bytes: u64::from(task.batch_size) * IMAGE_BYTES,
@@ -35,10 +37,32 @@ pub(crate) fn run(task: &Task) -> Pass {
         checked: 0,
     };
     thread::spawn(move || {
+        let slab = Slab::new(AHEAD * RANGE_BYTES as usize, PAGE_BYTES).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(request_all(client, ranges, order));
+        runtime.block_on(async {
+            connect(&client, &ranges[0], &slab).await;
+            ready.send(()).unwrap();
+            started.await.unwrap();
+            request_all(client, ranges, slab, order).await;
+        });
     });
-    consume(&mut feed, task, began.elapsed().as_secs_f64(), dataset)
+    opened.recv().unwrap();
+    let open_s = began.elapsed().as_secs_f64();
+    start.send(()).unwrap();
+    consume(&mut feed, task, open_s, dataset)
+}
+
+/// Opens the connections, by a byte over each: ours are open when the first batch is asked for, and so are theirs.
+async fn connect(client: &Arc<dyn Client>, range: &Range, slab: &Slab) {
+    let read = |_| {
+        let (client, key) = (Arc::clone(client), Arc::clone(&range.key));
+        let mut landing = Landing::new(slab.take(1).unwrap(), 1);
+        tokio::spawn(async move { client.read(&key, 0, &mut landing).await })
+    };
+    let reads: Vec<_> = (0..REQUESTS).map(read).collect();
+    for read in reads {
+        read.await.unwrap();
+    }
 }
 
 struct Range {
@@ -67,8 +91,12 @@ struct Arrived {
 }
 
 /// Asks for the ranges in their order, as the bounds allow, and says in that order where each will arrive.
-async fn request_all(client: Arc<dyn Client>, ranges: Vec<Range>, order: mpsc::Sender<oneshot::Receiver<Arrived>>) {
-    let slab = Slab::new(AHEAD * RANGE_BYTES as usize, PAGE_BYTES).unwrap();
+async fn request_all(
+    client: Arc<dyn Client>,
+    ranges: Vec<Range>,
+    slab: Slab,
+    order: mpsc::Sender<oneshot::Receiver<Arrived>>,
+) {
     let (ahead, requests) = (Arc::new(Semaphore::new(AHEAD)), Arc::new(Semaphore::new(REQUESTS)));
     let mut reads = Vec::new();
     for range in ranges {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use farfeed::memory::Landing;
-use farfeed::store::{HttpOptions, HttpStore, ReadRequest, Store, TlsOptions};
+use farfeed::store::{HttpOptions, HttpStore, ObjectOptions, ObjectStore, ReadRequest, Store, TlsOptions};
 
-use super::{Client, Origin, Reading};
+use super::{BUCKET, Client, KEY, Origin, REGION, Reading, Scheme};
 
 pub(crate) struct Ours {
     store: Arc<dyn Store>,
@@ -15,6 +15,10 @@ impl Ours {
     pub(crate) fn open(origin: &Origin) -> Self {
         let tls = TlsOptions { ca_bundle: origin.authority.clone(), ..TlsOptions::default() };
         let options = HttpOptions { tls, ..HttpOptions::default() };
+        if origin.scheme == Scheme::S3 {
+            let options = ObjectOptions::default().endpoint(origin.url()).region(REGION).access_key(KEY, KEY, None);
+            return Ours { store: ObjectStore::open(&format!("s3://{BUCKET}"), options).unwrap() };
+        }
         Ours { store: HttpStore::open(&origin.url(), options).unwrap() }
     }
 }

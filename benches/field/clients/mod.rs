@@ -70,6 +70,9 @@ pub(crate) struct Origin {
 pub(crate) const HOST: &str = "127.0.0.1";
 /// The first part of a path, where there are buckets.
 pub(crate) const BUCKET: &str = "bench";
+const REGION: &str = "us-east-1";
+/// Both halves of the access key.
+const KEY: &str = "bench";
 
 impl Origin {
     pub(crate) fn plain(port: u16) -> Self {

@@ -9,7 +9,7 @@ use object_store::http::HttpBuilder;
 use object_store::path::Path;
 use object_store::{Certificate, ClientOptions, GetOptions, ObjectStore, ObjectStoreExt as _};
 
-use super::{BUCKET, Client, Origin, Reading, Scheme};
+use super::{BUCKET, Client, KEY, Origin, REGION, Reading, Scheme};
 
 pub(crate) fn open(origin: &Origin) -> Arc<dyn ObjectStore> {
     let mut options = ClientOptions::new().with_allow_http(true);
@@ -22,9 +22,9 @@ pub(crate) fn open(origin: &Origin) -> Arc<dyn ObjectStore> {
             .with_client_options(options)
             .with_endpoint(origin.url())
             .with_bucket_name(BUCKET)
-            .with_region("us-east-1")
-            .with_access_key_id("bench")
-            .with_secret_access_key("bench");
+            .with_region(REGION)
+            .with_access_key_id(KEY)
+            .with_secret_access_key(KEY);
         return Arc::new(store.build().unwrap());
     }
     Arc::new(HttpBuilder::new().with_url(origin.url()).with_client_options(options).build().unwrap())
