@@ -377,7 +377,7 @@ fn servers_that_misbehave_are_told_apart() {
     server.set_faults(Mishap::new(Effect::Corrupt { at: 700 }).on("train-0001.tar").nth(2)).unwrap();
     let loader = options(&pattern).field("jpg", Field::bytes()).field("cls", Field::int()).requests(1).build().unwrap();
     assert_eq!(loader.epoch(0).map(|batch| DATASET.check(&batch.unwrap())).count(), 8);
-    assert_eq!((server.stats().faults > 0, loader.stats().retries), (true, 1));
+    assert_eq!((server.stats().faults > 0, loader.stats().fields_read_again), (true, 1));
     // Something that never ends: patience does.
     server.set_faults(Mishap::new(Effect::unavailable())).unwrap();
     let error = read(options(&pattern)).1.unwrap();

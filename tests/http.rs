@@ -208,7 +208,7 @@ fn wrong_answers_are_refused_before_a_byte_lands() {
         (Reply::new("500 x", "", b""), Kind::Io, true, "500"),
         (Reply { bytes: b"220 mail.example ESMTP\r\n\r\n".to_vec(), ..Reply::default() }, Kind::Io, true, "malformed"),
         (Reply::new("301 x", "", b""), Kind::Unsupported, false, "nowhere"),
-        (Reply::new("302 x", "Location: https://h/p?secret\r\n", b""), Kind::Unsupported, false, "scheme https"),
+        (Reply::new("302 x", "Location: ftp://h/p?secret\r\n", b""), Kind::Unsupported, false, "scheme ftp"),
     ];
     let expected: Vec<_> = cases.iter().map(|(_, kind, transient, word)| (*kind, *transient, *word)).collect();
     let server = ScriptedServer::start(move |asked| cases[asked.line().1[1..].parse::<usize>().unwrap()].0.clone());

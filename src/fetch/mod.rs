@@ -12,6 +12,7 @@ mod stream;
 mod tail;
 
 pub use race::hedge_bytes;
-pub use reactor::{Completion, Fetch, FetchRead, Source, VersionPin};
+pub(crate) use reactor::for_reactor;
+pub use reactor::{Completion, Fetch, FetchRead, Observed, Source, VersionPin};
 pub use retry::{Hedge, RetryPolicy};
 pub use stream::{extents, heads, list, stream};

@@ -66,6 +66,38 @@ pub struct Completion {
     pub id: u64,
     /// Its bytes, or what went wrong; the pages are free then.
     pub result: Result<Landed>,
+    /// What it met with on its way.
+    pub observed: Observed,
+}
+
+/// What a read met with on its way, over all its requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// From asking to the first byte, of the last request that got one. A connection that had to be opened is not in it.
+    pub first_byte: Option<Duration>,
+    /// From its start to its end, with the rests between requests.
+    pub took: Duration,
+    /// Answers that asked for less: 429, 503 and their like.
+    pub throttled: u32,
+    /// Requests that were given up because nothing came.
+    pub timed_out: u32,
+}
+
+impl Observed {
+    fn note(&mut self, outcome: &Result<Arrival>, telemetry: &Telemetry) {
+        match outcome {
+            Ok(arrival) => self.first_byte = Some(arrival.first_byte),
+            Err(error) if error.kind() == Kind::Throttled => {
+                self.throttled += 1;
+                telemetry.count(Counter::Throttled, 1);
+            }
+            Err(error) if error.kind() == Kind::Stalled => {
+                self.timed_out += 1;
+                telemetry.count(Counter::TimedOut, 1);
+            }
+            Err(_) => {}
+        }
+    }
 }
 
 /// Reads in flight on a few reactor threads.
@@ -166,7 +198,7 @@ impl fmt::Debug for Fetch {
 }
 
 /// The same sources with connections of their own; shards of one store go on sharing it.
-pub(super) fn for_reactor(sources: &[Source]) -> Vec<Source> {
+pub(crate) fn for_reactor(sources: &[Source]) -> Vec<Source> {
     let mut copies: Vec<(Arc<dyn Store>, Arc<dyn Store>)> = Vec::new();
     let mut copy_of = |store: &Arc<dyn Store>| {
         if let Some((_, copy)) = copies.iter().find(|(original, _)| Arc::ptr_eq(original, store)) {
@@ -227,9 +259,11 @@ impl Reactor {
 
 async fn carry_out(shared: Arc<Shared>, read: FetchRead) {
     let FetchRead { id, shard, start, mut landing } = read;
-    let mut report = Report { id, completions: shared.completions.clone(), result: None };
+    let mut report =
+        Report { id, completions: shared.completions.clone(), result: None, observed: Observed::default() };
     let began = Instant::now();
-    let result = shared.until_landed(id, shard, start, &mut landing).await;
+    let result = shared.until_landed(id, shard, start, &mut landing, &mut report.observed).await;
+    report.observed.took = began.elapsed();
     let bytes = landing.filled() as u64;
     shared.telemetry.trace().add(Lane::Fetch, began, Instant::now(), id, bytes);
     // Either way the landing's pages are where they belong before the completion says so.
@@ -243,6 +277,7 @@ struct Report {
     id: u64,
     completions: Sender<Completion>,
     result: Option<Result<Landed>>,
+    observed: Observed,
 }
 
 impl Drop for Report {
@@ -250,7 +285,7 @@ impl Drop for Report {
         let broken = || Err(Error::new(Kind::Io, format!("read {} was given up by its reactor", self.id)));
         let result = self.result.take().unwrap_or_else(broken);
         // The receiver is gone only when the loader is being dropped; then nobody waits for this.
-        let _ = self.completions.try_send(Completion { id: self.id, result });
+        let _ = self.completions.try_send(Completion { id: self.id, result, observed: self.observed });
     }
 }
 
@@ -275,7 +310,14 @@ impl Shared {
         let _ = tokio::time::timeout(WARM_MAX, async { while opening.join_next().await.is_some() {} }).await;
     }
 
-    async fn until_landed(&self, id: u64, shard: u32, start: u64, landing: &mut Landing) -> Result<()> {
+    async fn until_landed(
+        &self,
+        id: u64,
+        shard: u32,
+        start: u64,
+        landing: &mut Landing,
+        observed: &mut Observed,
+    ) -> Result<()> {
         let source =
             self.sources.get(shard as usize).ok_or_else(|| Error::new(Kind::Io, format!("no shard {shard}")))?;
         let mut request = ReadRequest { key: Arc::clone(&source.key), start, size: source.size, version: None };
@@ -294,7 +336,7 @@ impl Shared {
             broke_off_unsettled = false;
             let impatient = attempt < IMPATIENT_ATTEMPTS;
             let ask = Ask { id, source, request: &request, route: &route, settled, impatient };
-            let error = match self.request(course, &ask, landing, bytes).await {
+            let error = match self.request(course, &ask, landing, bytes, observed).await {
                 Ok(()) if landing.remaining() == 0 => return Ok(()),
                 Ok(()) => continue,
                 Err(error) => error,
@@ -315,11 +357,19 @@ impl Shared {
     }
 
     /// Asks once, for at most `bytes` more.
-    async fn request(&self, course: &Course, ask: &Ask<'_>, landing: &mut Landing, bytes: usize) -> Result<()> {
+    async fn request(
+        &self,
+        course: &Course,
+        ask: &Ask<'_>,
+        landing: &mut Landing,
+        bytes: usize,
+        observed: &mut Observed,
+    ) -> Result<()> {
         let (before, asked) = (landing.filled(), Instant::now());
         self.telemetry.count(Counter::Requests, 1);
         let mut part = landing.shorten(bytes);
         let outcome = course.run(ask, &mut part).await;
+        observed.note(&outcome, &self.telemetry);
         landing.rejoin(part);
         self.account(&outcome, (landing.filled() - before) as u64, asked.elapsed());
         check_version(ask.source, ask.request, outcome?)
@@ -334,6 +384,9 @@ impl Shared {
             }
             self.telemetry.count(Counter::BytesCopiedByUserSpace, arrival.copied);
             self.telemetry.count(Counter::ConnectionsOpened, u64::from(arrival.opened));
+            if let Some(why) = arrival.fallback {
+                self.telemetry.fallback(why);
+            }
         }
     }
 }

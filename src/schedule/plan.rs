@@ -12,6 +12,7 @@ pub struct Plan {
     pub shards: usize,
     pub samples: u64,
     pub remainder: u64,
+    pub left_out: u64,
     pub dataset_bytes: u64,
     pub blocks: usize,
     pub rank: u32,
@@ -79,8 +80,12 @@ impl Plan {
             0 => String::new(),
             left => format!("; {left} elements at the ends of shards fill no sample"),
         };
+        let left_out = match self.left_out {
+            0 => String::new(),
+            samples => format!("; {} in quarantine, left out of their batches", count(samples, "sample")),
+        };
         let (samples, shards) = (count(self.samples, "sample"), count(self.shards as u64, "shard"));
-        format!("{}: {samples} in {shards}, {}{remainder}", self.dataset, size(self.dataset_bytes))
+        format!("{}: {samples} in {shards}, {}{remainder}{left_out}", self.dataset, size(self.dataset_bytes))
     }
 
     fn batches_text(&self) -> String {
@@ -209,6 +214,7 @@ mod tests {
             shards: 8,
             samples: 3120,
             remainder: 0,
+            left_out: 0,
             dataset_bytes: 5 << 30,
             blocks: 80,
             rank: 0,

@@ -8,6 +8,8 @@ mod fault;
 mod file;
 mod http;
 mod memory;
+#[cfg(feature = "cloud")]
+mod object;
 mod route;
 mod throttle;
 
@@ -21,8 +23,10 @@ use std::time::Duration;
 
 pub use fault::{Fault, FaultStore};
 pub use file::{FileBackend, FileOptions, FileStore};
-pub use http::{HttpOptions, HttpStore};
+pub use http::{ClientCertificate, HttpOptions, HttpStore, TlsOptions};
 pub use memory::MemoryStore;
+#[cfg(feature = "cloud")]
+pub use object::{FallbackStore, ObjectOptions, ObjectStore};
 pub use route::Route;
 pub use throttle::{Throttle, ThrottleStore};
 
@@ -136,6 +140,8 @@ pub struct Arrival {
     pub first_byte: Duration,
     /// Whether a connection had to be opened.
     pub opened: bool,
+    /// Why the bytes came through the fallback client, if they did.
+    pub fallback: Option<&'static str>,
 }
 
 /// What it cost to open a connection.
@@ -176,10 +182,12 @@ pub(crate) fn past_end(root: &str, key: &str, range: &Range<u64>, size: u64) -> 
         format!("{root}{key}: bytes {}..{} wanted, the object has {size}", range.start, range.end),
     )
     .advice("it was truncated, or the index belongs to another version of it: upload it again, or run `farfeed index`")
+    .in_object()
 }
 
 /// The error for an object that is not the one expected.
 pub(crate) fn changed(root: &str, key: &str, expected: &dyn fmt::Display, found: &dyn fmt::Display) -> Error {
     Error::new(Kind::Corrupt, format!("{root}{key}: the object changed: expected {expected}, found {found}"))
         .advice("restore the object, or run `farfeed index` and start the epoch again")
+        .in_object()
 }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use super::dial::dial;
 use super::resolver::Resolver;
 use super::response::{HEADER_BYTES_MAX, Head, Malformed, header_end, is_interim, parse};
-use super::transport::Transport;
+use super::security::{Introduction, Security};
+use super::transport::{Handshakes, Transport};
 use super::url::{Authority, Target};
 use crate::memory::Landing;
 use crate::store::ConnectCost;
@@ -73,14 +74,17 @@ impl Connection {
     pub(super) async fn open(
         authority: &Arc<Authority>,
         resolver: &Resolver,
+        security: &Arc<Security>,
         avoid: &[SocketAddr],
     ) -> io::Result<(Self, ConnectCost)> {
         let began = Instant::now();
         let addresses = resolver.addresses(authority).await?;
         let resolve = began.elapsed();
         let addresses = resolver.in_turn(&addresses, avoid);
-        let (transport, address, connect) = dial(&addresses, resolver, Transport::connect).await?;
-        let cost = ConnectCost { address, resolve, connect, secure: None };
+        let connect = |address| Transport::connect(address, authority, security);
+        let ((transport, handshakes), address) = dial(&addresses, resolver, connect).await?;
+        let Handshakes { connect, secure } = handshakes;
+        let cost = ConnectCost { address, resolve, connect, secure };
         Ok((Connection::over(transport, Arc::clone(authority), address), cost))
     }
 
@@ -108,6 +112,7 @@ impl Connection {
         self.transport.send(&self.scratch).await.map_err(unanswered)?;
         let sent = Instant::now();
         self.scratch.clear();
+        self.transport.drop_surplus();
         self.receive_more().await.map_err(unanswered)?;
         let first_byte = sent.elapsed();
         self.receive_header().await.map_err(|cause| Failure { unanswered: false, cause })?;
@@ -143,19 +148,34 @@ impl Connection {
 
     /// Receives the body into `landing` until that is full; gives the bytes that were copied to get there.
     pub(super) async fn receive_body(&mut self, landing: &mut Landing) -> io::Result<u64> {
-        let copied = landing.push(&self.scratch[self.header..]);
+        let mut copied = landing.push(&self.scratch[self.header..]);
         self.header += copied;
         while landing.remaining() > 0 {
-            if self.transport.receive_into(landing).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+            match self.transport.receive_into(landing).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count if self.transport.copies() => copied += count,
+                _ => {}
             }
         }
         Ok(copied as u64)
     }
 
+    /// Receives the body of an answer that is not what was asked for, as far as `ended` wants it.
+    pub(super) async fn receive_page(&mut self, ended: impl Fn(&[u8]) -> bool) -> io::Result<()> {
+        while !self.bodiless && !ended(self.page()) && self.scratch.len() < HEADER_BYTES_MAX {
+            self.receive_more().await?;
+        }
+        Ok(())
+    }
+
+    /// What has been received of such a body.
+    pub(super) fn page(&self) -> &[u8] {
+        &self.scratch[self.header..]
+    }
+
     /// Whether a response with `head` has been taken in to its last byte, as far as [`Connection::receive_body`] was not asked to.
     pub(super) fn is_through(&self, head: &Head<'_>) -> bool {
-        let here = (self.scratch.len() - self.header) as u64;
+        let here = (self.scratch.len() - self.header + self.transport.surplus()) as u64;
         let body =
             if self.bodiless || head.status == 304 || head.status == 204 { Some(0) } else { head.content_length };
         head.keep_alive && !head.transfer_coded && body == Some(here)
@@ -163,7 +183,7 @@ impl Connection {
 
     /// Whether nothing is left over after the body has landed.
     pub(super) fn is_spent(&self) -> bool {
-        self.header == self.scratch.len()
+        self.header == self.scratch.len() && self.transport.surplus() == 0
     }
 
     /// Whether it leads to `authority` and belongs to the reactor `runtime`.
@@ -177,8 +197,13 @@ impl Connection {
     }
 
     /// Whether nothing arrived unasked, a close included.
-    pub(super) fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&mut self) -> bool {
         self.transport.is_quiet()
+    }
+
+    /// Whether servers of this store have asked who we are.
+    pub(super) fn introduction(&self) -> Introduction {
+        self.transport.introduction()
     }
 
     fn write_request(&mut self, target: &Target, request: Request<'_>) -> io::Result<()> {
@@ -198,6 +223,9 @@ impl Connection {
         }
         if let Some(authorization) = &target.authorization {
             write!(text, "Authorization: {authorization}\r\n")?;
+        }
+        if let Some(lines) = &target.lines {
+            text.write_all(lines.as_bytes())?;
         }
         text.write_all(b"\r\n")
     }

@@ -44,7 +44,7 @@ impl Pool {
             let suiting = idle.iter().enumerate().filter(|(_, idle)| suits(idle));
             let pace = |idle: &Idle| idle.connection.pace().unwrap_or(0.0);
             let fastest = suiting.max_by(|(_, a), (_, b)| pace(a).total_cmp(&pace(b))).map(|(at, _)| at);
-            let Some(Idle { connection, .. }) = fastest.and_then(|at| idle.remove(at)) else { break };
+            let Some(Idle { mut connection, .. }) = fastest.and_then(|at| idle.remove(at)) else { break };
             if connection.is_quiet() {
                 return Some(connection);
             }
@@ -79,7 +79,7 @@ impl Pool {
     pub(super) fn open_count(&self) -> usize {
         let runtime = tokio::runtime::Handle::current().id();
         let mut idle = self.fresh();
-        idle.retain(|idle| !idle.connection.is_of(runtime) || idle.connection.is_quiet());
+        idle.retain_mut(|idle| !idle.connection.is_of(runtime) || idle.connection.is_quiet());
         idle.len()
     }
 
