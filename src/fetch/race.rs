@@ -318,3 +318,6 @@ impl Pulse {
         Some(rate as u64)
     }
 }
+
+#[cfg(test)]
+mod tests;
