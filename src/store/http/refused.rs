@@ -29,6 +29,7 @@ pub(in crate::store) struct Refused {
 }
 
 impl Refused {
+    #[cfg(any(feature = "cloud", test))]
     pub(in crate::store) fn of(error: &Error) -> Option<&Self> {
         StdError::source(error)?.downcast_ref()
     }
@@ -69,12 +70,14 @@ pub(in crate::store) enum Beyond {
     Coded,
 }
 
+#[cfg(any(feature = "cloud", test))]
 impl Beyond {
     pub(in crate::store) fn of(error: &Error) -> Option<Self> {
         StdError::source(error)?.downcast_ref().copied()
     }
 
     /// In two words, as in the stats.
+    #[cfg(feature = "cloud")]
     pub(in crate::store) fn name(self) -> &'static str {
         match self {
             Beyond::Chunked => "chunked bodies",
