@@ -10,4 +10,4 @@ mod secured;
 pub(crate) use certificates::{Authority, Identity};
 pub(crate) use nginx::{Nginx, Site};
 pub(crate) use relay::{Passing, Relay};
-pub(crate) use secured::{Asked, Secured, Stream, asked};
+pub(crate) use secured::{Secured, answer, asked, serve};
