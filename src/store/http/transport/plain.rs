@@ -55,6 +55,7 @@ impl Plain {
     }
 
     /// Sends what the kernel takes at once; gives how much that was.
+    #[cfg(feature = "https")]
     pub(super) fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
         self.socket.try_write(bytes)
     }

@@ -26,7 +26,8 @@ use crate::store::http::security::{Introduction, Security};
 use crate::store::http::trust::Trust;
 use crate::store::http::url::Authority;
 
-/// Ciphertext received by one system call: enough to spread its cost over many records, little enough to stay in a core's cache.
+/// Ciphertext received by one system call: enough to spread its cost over many records, little enough to stay in a core's cache
+/// (64 KiB cost a quarter more, 512 KiB the same: `docs/design/0006`).
 /// Also more than a handshake message may have, 64 KiB, and all that may come with it.
 const BUFFER_BYTES: usize = 256 << 10;
 
