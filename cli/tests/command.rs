@@ -415,6 +415,7 @@ fn help_fits_a_narrow_terminal() {
         &["plan", "--help"],
         &["verify", "--help"],
         &["doctor", "--help"],
+        &["serve", "--help"],
     ] {
         let help = succeed(folder.path(), args);
         let long: Vec<_> = help.lines().filter(|line| line.chars().count() > 80).collect();

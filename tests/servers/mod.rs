@@ -6,14 +6,14 @@
 mod azurite;
 mod certificates;
 mod nginx;
-mod s3;
 mod relay;
+mod s3;
 mod secured;
 
 #[cfg(feature = "cloud")]
 pub(crate) use azurite::{ACCOUNT, Azurite, KEY};
 pub(crate) use certificates::{Authority, Identity};
 pub(crate) use nginx::{Nginx, Site};
-pub(crate) use s3::{Refusal, S3Server, Seen};
 pub(crate) use relay::{Passing, Relay};
+pub(crate) use s3::{Refusal, S3Server, Seen};
 pub(crate) use secured::{Asked, Secured, Stream, asked};

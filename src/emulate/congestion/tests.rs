@@ -97,7 +97,7 @@ fn cubic_is_no_slower_than_reno_on_short_paths() {
 
 #[test]
 fn regular_loss_gives_the_mean_windows_of_the_rfc() {
-    // RFC 9438, tables 1 to 3 (the formula of section 5.1, or Reno's sqrt(3 / 2p) where that is more): packets.
+    // RFC 9438, tables 1 and 2 (the formula of section 5.1, or Reno's sqrt(3 / 2p) where that is more): packets.
     for (congestion, rtt_ms, loss, expected) in [
         (Congestion::Reno, 100, 1e-3, 38.0),
         (Congestion::Reno, 100, 1e-4, 120.0),
