@@ -1,6 +1,7 @@
 //! Real servers that tests start for themselves, and certificates for them.
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot start its server fails")]
+#![allow(unused_imports, reason = "each test binary uses a part of it")]
 
 #[cfg(feature = "cloud")]
 mod azurite;
