@@ -16,6 +16,7 @@ mod rate;
 mod serve;
 mod sheet;
 mod timeline;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -50,6 +51,8 @@ enum Command {
     Probe(probe::Args),
     /// Serve a directory across an emulated link
     Serve(serve::Args),
+    /// Hold every byte of tar shards against their index, and list what is bad
+    Verify(verify::Args),
     /// Say what this machine offers, and what to change
     Doctor(doctor::Args),
 }
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Serve(args) => serve::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     };
     match outcome {

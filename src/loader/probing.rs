@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::LoaderBuilder;
 use super::indexing::listed_keys;
 use super::opened::{IN_FLIGHT_SEED, REQUESTS_SEED};
-use super::source::{Stores, shards};
+use super::source::shards;
 use crate::error::Result;
 use crate::fetch::heads;
 use crate::probe::{InFlight, ProbeOptions, ProbeProgress, ProbeReport, Target, probe};
@@ -20,8 +20,7 @@ impl LoaderBuilder {
     /// # Errors
     /// `NotFound` for shards, and those of [`probe`].
     pub fn probe(self, mut options: ProbeOptions, on_progress: &mut dyn FnMut(ProbeProgress)) -> Result<ProbeReport> {
-        let mut stores = Stores::new(options.connections_max);
-        self.stores.iter().for_each(|store| stores.add(Arc::clone(store)));
+        let mut stores = self.open_stores(options.connections_max);
         let objects = shards(&self.patterns, &mut stores, |prefix| listed_keys(prefix, self.policy))?;
         let apart = objects.len().div_ceil(OBJECTS_MAX).max(1);
         let sources: Vec<_> = objects.iter().step_by(apart).map(|object| object.source(None)).collect();

@@ -8,6 +8,9 @@ mod fault;
 mod file;
 mod http;
 mod memory;
+#[cfg(feature = "cloud")]
+mod object;
+mod route;
 mod throttle;
 
 use std::fmt;
@@ -20,8 +23,11 @@ use std::time::Duration;
 
 pub use fault::{Fault, FaultStore};
 pub use file::{FileBackend, FileOptions, FileStore};
-pub use http::{HttpOptions, HttpStore};
+pub use http::{ClientCertificate, HttpOptions, HttpStore, TlsOptions};
 pub use memory::MemoryStore;
+#[cfg(feature = "cloud")]
+pub use object::{FallbackStore, ObjectOptions, ObjectStore};
+pub use route::Route;
 pub use throttle::{Throttle, ThrottleStore};
 
 use crate::dataset::Version;
@@ -48,6 +54,24 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// `NotFound`; `Corrupt` when size or version are not those expected, or the range passes the object's end;
     /// others by their kind, transient where asking again may help. Bytes that landed before the error stay counted.
     fn read<'a>(&'a self, request: &'a ReadRequest, landing: &'a mut Landing) -> StoreFuture<'a, Arrival>;
+
+    /// As [`Store::read`], for a store with more than one way to its objects: notes on `route` how far the request has come, and goes
+    /// where earlier requests on it have not been.
+    fn read_by<'a>(
+        &'a self,
+        request: &'a ReadRequest,
+        landing: &'a mut Landing,
+        route: &'a Route,
+    ) -> StoreFuture<'a, Arrival> {
+        let _ = route;
+        self.read(request, landing)
+    }
+
+    /// Whether a late request may be raced by a second one for the same bytes: across a network, where the second one goes another way.
+    /// Such a store has [`Store::read_by`] note its way, and lets go of a landing when its future is dropped. Default: no.
+    fn hedges(&self) -> bool {
+        false
+    }
 
     /// Objects whose keys start with `prefix`, sorted by key.
     fn list<'a>(&'a self, prefix: &'a str) -> StoreFuture<'a, Vec<ObjectEntry>> {
@@ -116,6 +140,8 @@ pub struct Arrival {
     pub first_byte: Duration,
     /// Whether a connection had to be opened.
     pub opened: bool,
+    /// Why the bytes came through the fallback client, if they did.
+    pub fallback: Option<&'static str>,
 }
 
 /// What it cost to open a connection.
@@ -156,10 +182,12 @@ pub(crate) fn past_end(root: &str, key: &str, range: &Range<u64>, size: u64) -> 
         format!("{root}{key}: bytes {}..{} wanted, the object has {size}", range.start, range.end),
     )
     .advice("it was truncated, or the index belongs to another version of it: upload it again, or run `farfeed index`")
+    .in_object()
 }
 
 /// The error for an object that is not the one expected.
 pub(crate) fn changed(root: &str, key: &str, expected: &dyn fmt::Display, found: &dyn fmt::Display) -> Error {
     Error::new(Kind::Corrupt, format!("{root}{key}: the object changed: expected {expected}, found {found}"))
         .advice("restore the object, or run `farfeed index` and start the epoch again")
+        .in_object()
 }
