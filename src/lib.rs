@@ -57,6 +57,7 @@
 //! | [`memory`] | one slab of pinned pages, whose state is their type |
 //! | [`device`] | slots where batches are assembled: host memory or CUDA |
 //! | [`telemetry`] | where time and bytes went, and what the limit was |
+//! | [`probe`] | what a link does: round trips, goodput against connections, a verdict |
 //! | `emulate` | storage across a long link, in this process: for tests and demonstrations |
 //! | [`error`] | one error: kind, context, what to do |
 //!
@@ -79,6 +80,7 @@ pub mod fetch;
 pub mod loader;
 pub mod memory;
 pub mod order;
+pub mod probe;
 pub mod schedule;
 pub mod store;
 mod sys;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use farfeed::dataset::{Dtype, Index};
 use farfeed::emulate::{Effect, Fault as Mishap, Faults, Link, Server, Site};
-use farfeed::fetch::RetryPolicy;
+use farfeed::fetch::{Hedge, RetryPolicy};
 use farfeed::loader::LoaderBuilder;
 use farfeed::store::{Fault, FaultStore, MemoryStore, Store};
 use farfeed::{ByteSize, Error, Field, Kind, Loader, Tokens};
@@ -22,6 +22,8 @@ static DATASET: LazyLock<WebDataset> = LazyLock::new(|| shards::webdataset(3, 20
 const POLICY: RetryPolicy = RetryPolicy {
     patience: Duration::from_secs(2),
     idle: Duration::from_secs(1),
+    rate_min: 16 << 10,
+    hedge: Hedge::per_mille(20),
     pause_min: Duration::from_millis(1),
     pause_max: Duration::from_millis(20),
 };

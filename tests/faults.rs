@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use farfeed::emulate::{Cut, Effect, Fault, Faults, Link, Server, Site};
-use farfeed::fetch::RetryPolicy;
+use farfeed::fetch::{Hedge, RetryPolicy};
 use farfeed::loader::LoaderBuilder;
 use farfeed::order::Shuffle;
 use farfeed::telemetry::Stats;
@@ -29,6 +29,8 @@ const LATE: Duration = Duration::from_secs(3);
 const PATIENT: RetryPolicy = RetryPolicy {
     patience: Duration::from_secs(15),
     idle: Duration::from_millis(400),
+    rate_min: 16 << 10,
+    hedge: Hedge::per_mille(20),
     pause_min: Duration::from_millis(2),
     pause_max: Duration::from_millis(100),
 };
@@ -144,6 +146,11 @@ fn a_slow_drip_is_slow_and_no_more() {
     let drip = on_shards(Effect::Drip { bytes_s: 300_000 }).every(4).times(5);
     let stats = survives(|server| server.set_faults(drip).unwrap());
     assert_eq!(stats.retries, 0, "bytes came all the time: {stats}");
+    // Below the floor of rates the rest is asked for on another connection, by whoever is first: the second request or the retry.
+    let drip = on_shards(Effect::Drip { bytes_s: 500 }).every(4).times(5);
+    let began = Instant::now();
+    let stats = survives(|server| server.set_faults(drip).unwrap());
+    assert!(stats.retries + stats.hedges_won > 0 && began.elapsed() < Duration::from_secs(10), "{stats}");
 }
 
 #[test]

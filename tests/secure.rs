@@ -20,7 +20,7 @@ use farfeed::store::{ClientCertificate, HttpOptions, HttpStore, ReadRequest, Sto
 use farfeed::{ByteSize, Error, Field, Kind, Loader};
 use fixture::{Reply, ScriptedServer, landing, pattern, read, request, run};
 use rustls::version::{TLS12, TLS13};
-use servers::{Asked, Authority, Identity, Nginx, Secured, Site, Stream, asked};
+use servers::{Asked, Authority, Identity, Nginx, Passing, Relay, Secured, Site, Stream, asked};
 use tokio::io::AsyncWriteExt;
 
 const PAGE: usize = 64 << 10;
@@ -253,7 +253,7 @@ fn bytes_changed_on_the_way_never_land() {
     let server =
         Secured::start(Secured::config(&town.identity, &TLS13), move |stream, _| serve(stream, served.clone()));
     // A relay that flips a bit in the middle of the first connection's body.
-    let relay = Relay::start(&server, Duration::ZERO, |connection, at, bytes| {
+    let relay = Relay::start(&server, Passing::default(), |connection, at, bytes| {
         if connection == 0 && (at..at + bytes.len()).contains(&500_000) {
             bytes[500_000 - at] ^= 1;
         }
@@ -279,7 +279,7 @@ fn a_secure_connection_costs_one_round_trip_beyond_tcps() {
     for (version, first, later) in [(&TLS13, 1, 1), (&TLS12, 2, 1)] {
         let config = Secured::config(&town.identity, version);
         let server = Secured::start(config, |stream, _| serve(stream, pattern(10, 100).into()));
-        let relay = Relay::start(&server, ONE_WAY, |_, _, _| {});
+        let relay = Relay::start(&server, Passing { one_way: ONE_WAY, ..Passing::default() }, |_, _, _| {});
         let (store, slab) = (open(&relay.url(), town.trusting()), slab(1));
         run(async {
             for trips in [first, later] {
@@ -295,76 +295,77 @@ fn a_secure_connection_costs_one_round_trip_beyond_tcps() {
     }
 }
 
-/// Passes bytes on, later, and lets a test change those that the server sends.
-struct Relay {
-    address: std::net::SocketAddr,
-    over: Arc<std::sync::atomic::AtomicBool>,
-}
-
-impl Relay {
-    fn start(
-        server: &Secured,
-        one_way: Duration,
-        change: impl Fn(usize, usize, &mut [u8]) + Send + Sync + 'static,
-    ) -> Self {
-        let upstream = server.url().trim_end_matches('/').rsplit('/').next().unwrap().to_owned();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let relay = Relay { address: listener.local_addr().unwrap(), over: Arc::default() };
-        let (over, change) = (Arc::clone(&relay.over), Arc::new(change));
-        std::thread::spawn(move || {
-            for (connection, near) in listener.incoming().flatten().enumerate() {
-                if over.load(std::sync::atomic::Ordering::SeqCst) {
-                    break;
-                }
-                let far = std::net::TcpStream::connect(&upstream).unwrap();
-                let change = Arc::clone(&change);
-                pass_on(near.try_clone().unwrap(), far.try_clone().unwrap(), one_way, |_, _| {});
-                pass_on(far, near, one_way, move |at, bytes| change(connection, at, bytes));
+#[test]
+fn records_and_handshakes_may_trickle() {
+    let town = Town::new();
+    let object: Arc<[u8]> = pattern(11, 30_000).into();
+    for (version, piece) in [(&TLS13, 1), (&TLS13, 7), (&TLS12, 3), (&TLS13, 1000)] {
+        let (served, mut config) = (Arc::clone(&object), Secured::config(&town.identity, version));
+        // Handshake messages of several records.
+        config.max_fragment_size = Some(100);
+        let server = Secured::start(config, move |stream, _| serve(stream, served.clone()));
+        let relay = Relay::start(&server, Passing { piece, ..Passing::default() }, |_, _, _| {});
+        let (store, slab) = (open(&relay.url(), town.trusting()), slab(1));
+        run(async {
+            for start in [0, 25_000] {
+                let (bytes, _) = read(&store, &slab, &request("o", start), 5000).await.unwrap();
+                assert!(bytes == object[start as usize..][..5000]);
             }
         });
-        relay
-    }
-
-    fn url(&self) -> String {
-        format!("https://{}/", self.address)
     }
 }
 
-impl Drop for Relay {
-    fn drop(&mut self) {
-        self.over.store(true, std::sync::atomic::Ordering::SeqCst);
-        let _ = std::net::TcpStream::connect(self.address);
+#[test]
+fn garbage_at_any_place_is_an_error_and_never_a_panic() {
+    const PLACES: usize = 60;
+    let town = Town::new();
+    let object: Arc<[u8]> = pattern(12, 20_000).into();
+    for version in [&TLS13, &TLS12] {
+        let (served, mut config) = (Arc::clone(&object), Secured::config(&town.identity, version));
+        config.max_fragment_size = Some(100);
+        let server = Secured::start(config, move |stream, _| serve(stream, served.clone()));
+        // Each connection is changed somewhere else: mostly in the handshake, which is some hundred bytes long.
+        let relay = Relay::start(&server, Passing::default(), |connection, at, bytes| {
+            let place = connection * 41;
+            if (at..at + bytes.len()).contains(&place) {
+                bytes[place - at] ^= 1 << (connection % 8);
+            }
+        });
+        let slab = slab(1);
+        run(async {
+            for place in 0..PLACES {
+                let options = HttpOptions {
+                    header_timeout: Duration::from_millis(300),
+                    connect_timeout: Duration::from_millis(300),
+                    tls: town.trusting(),
+                    ..HttpOptions::default()
+                };
+                let store: Arc<dyn Store> = HttpStore::open(&relay.url(), options).unwrap();
+                let mut landing = landing(&slab, 20_000);
+                let wanted = request("o", 0);
+                // A length that grew is waited for; who reads has a deadline for that.
+                let patience = Duration::from_millis(500);
+                let outcome = tokio::time::timeout(patience, store.read(&wanted, &mut landing)).await;
+                assert!(!matches!(outcome, Ok(Ok(_))), "{version:?}: place {place} was changed and nobody noticed");
+                let filled = landing.filled();
+                assert!(filled < 20_000);
+            }
+        });
+        assert_eq!(slab.usage().free, 1);
     }
 }
 
-/// Two threads: what one receives, the other sends when it is time.
-fn pass_on(
-    mut from: std::net::TcpStream,
-    mut to: std::net::TcpStream,
-    one_way: Duration,
-    change: impl Fn(usize, &mut [u8]) + Send + 'static,
-) {
-    use std::io::{Read, Write};
-    to.set_nodelay(true).unwrap();
-    let (sender, receiver) = std::sync::mpsc::channel::<(Instant, Vec<u8>)>();
-    std::thread::spawn(move || {
-        let (mut buffer, mut at) = ([0; 8192], 0);
-        while let Ok(count @ 1..) = from.read(&mut buffer) {
-            change(at, &mut buffer[..count]);
-            at += count;
-            if sender.send((Instant::now() + one_way, buffer[..count].to_vec())).is_err() {
-                break;
-            }
-        }
-    });
-    std::thread::spawn(move || {
-        for (due, bytes) in receiver {
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            if to.write_all(&bytes).is_err() {
-                break;
-            }
-        }
-        let _ = to.shutdown(std::net::Shutdown::Both);
+#[test]
+fn a_server_that_is_silent_in_the_handshake_has_a_deadline() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}/", listener.local_addr().unwrap());
+    let options = HttpOptions { connect_timeout: Duration::from_millis(300), ..HttpOptions::default() };
+    let store = HttpStore::open(&url, options).unwrap();
+    run(async {
+        let began = Instant::now();
+        let error = store.head("o").await.unwrap_err();
+        assert_eq!((error.kind(), error.is_transient()), (Kind::Stalled, true), "{error}");
+        assert!((300..10_000).contains(&began.elapsed().as_millis()));
     });
 }
 

@@ -14,7 +14,7 @@ use super::{Loader, source::Stores};
 use crate::dataset::{Dtype, shown};
 use crate::device::Device;
 use crate::error::{Error, Kind, Result};
-use crate::fetch::RetryPolicy;
+use crate::fetch::{Hedge, RetryPolicy};
 use crate::order::{Shuffle, State};
 use crate::store::{ClientCertificate, Store, TlsOptions};
 
@@ -329,6 +329,13 @@ impl LoaderBuilder {
     /// How long to go on asking a store that fails.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// Whether a request that is late is raced by a second one, or how much that may cost. Default: up to 2 % of the bytes are asked for
+    /// twice. Set after [`LoaderBuilder::retry`], which says this, too.
+    pub fn hedge(mut self, hedge: impl Into<Hedge>) -> Self {
+        self.policy.hedge = hedge.into();
         self
     }
 

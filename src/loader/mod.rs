@@ -13,6 +13,7 @@ mod copier;
 mod indexing;
 mod opened;
 mod peek;
+mod probing;
 mod pump;
 mod quarantine;
 mod repair;
@@ -214,9 +215,8 @@ impl Loader {
             if consumer.epoch != epoch || consumer.finished(self) {
                 return Ok(None);
             }
-            match consumer.start_if_needed(self)?.receive(LOOK)? {
-                Some(delivery) => return self.accept(&mut consumer, delivery, asked),
-                None => {}
+            if let Some(delivery) = consumer.start_if_needed(self)?.receive(LOOK)? {
+                return self.accept(&mut consumer, delivery, asked);
             }
             drop(consumer);
             self.check_held()?;

@@ -18,7 +18,7 @@ use super::source::{Format, Object, Stores, shards};
 use super::{Consumer, Loader};
 use crate::dataset::{BlockCut, Dataset, NpyHeader, RecordShard, RecordSpec, SampleId, Shard, index_url};
 use crate::error::{Error, Kind, Result};
-use crate::fetch::heads;
+use crate::fetch::{heads, hedge_bytes};
 use crate::memory::Slab;
 use crate::order::{Order, Partition, Shuffle};
 use crate::schedule::{Budget, Plan, Shape};
@@ -32,10 +32,10 @@ const HOST_MEMORY_SHARE: u64 = 4;
 const HOST_MEMORY_MAX: ByteSize = ByteSize::gib(4);
 /// Bytes in flight in the steady state: four bandwidth-delay products of 8 Gbit/s at 15 ms, or of 4 Gbit/s at 30 ms, are 60 MB. It is
 /// reached slowly ([`Admission`](super::admission::Admission)).
-const IN_FLIGHT_SEED: u64 = 64 << 20;
+pub(super) const IN_FLIGHT_SEED: u64 = 64 << 20;
 /// Reads in flight to begin with: at the cold start, when they are small, this many share the link. Whole blocks fill the bytes
 /// in flight long before there are as many.
-const REQUESTS_SEED: usize = 192;
+pub(super) const REQUESTS_SEED: usize = 192;
 /// What a .npy header fits in: NumPy writes less unless a type has thousands of fields.
 const NPY_HEAD_BYTES: u64 = 64 << 10;
 /// Reads of the cold start: what a fresh connection brings in two flights, 10 + 20 packets of 1,460 bytes.
@@ -164,6 +164,7 @@ fn plan(
         edge_pages: budget.edge_pages,
         request_bytes: shape.request_bytes,
         cold_request_bytes: shape.cold_request_bytes,
+        hedge_bytes: hedge_bytes(&parts.sources, parts.policy),
     }
 }
 

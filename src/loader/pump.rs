@@ -252,7 +252,7 @@ impl Board {
     }
 
     fn land(&mut self, completion: Completion) {
-        let Completion { id, result } = completion;
+        let Completion { id, result, .. } = completion;
         if let Some(read) = self.in_flight.remove(&id) {
             self.admission.ended(&read);
         }

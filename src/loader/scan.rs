@@ -7,7 +7,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 use super::LoaderBuilder;
 use super::indexing::{find_or_make, listed_keys};
 use super::quarantine::Quarantined;
-use super::source::{Format, Object, Stores, shards};
+use super::source::{Format, Object, shards};
 use super::value;
 use crate::dataset::{Extent, Index, MemberPlace, ShardIndex, index_url};
 use crate::error::{Error, Kind, Result};
@@ -47,8 +47,7 @@ impl LoaderBuilder {
         mut progress: impl FnMut(Scanned),
         found: impl FnMut(Quarantined) -> Result<()>,
     ) -> Result<Scanned> {
-        let mut stores = Stores::new(16);
-        self.stores.iter().for_each(|store| stores.add(Arc::clone(store)));
+        let mut stores = self.open_stores(16);
         let telemetry = Arc::new(Telemetry::new(0));
         let objects = shards(&self.patterns, &mut stores, |prefix| listed_keys(prefix, self.policy))?;
         if let Some(other) = objects.iter().find(|object| Format::of(&object.url).ok() != Some(Format::Tar)) {

@@ -28,6 +28,8 @@ pub struct Plan {
     pub edge_pages: usize,
     pub request_bytes: u64,
     pub cold_request_bytes: u64,
+    /// Memory beside the pages for second requests for what is late, in bytes; 0 where there are none.
+    pub hedge_bytes: u64,
     pub requests: usize,
     pub requests_reason: String,
     pub in_flight_bytes: u64,
@@ -126,9 +128,13 @@ impl Plan {
 
     fn memory_text(&self) -> String {
         let of_pages = |pages: usize| size(pages as u64 * self.page_bytes as u64);
+        let beside = match self.hedge_bytes {
+            0 => String::new(),
+            bytes => format!("; beside it {} for second requests", size(bytes)),
+        };
         format!(
             "{} of {}, a page being about a sample = {}: {} for the window and two batches, {} for blocks that are \
-             partly inside, two on each lane, {} for reads in flight",
+             partly inside, two on each lane, {} for reads in flight{beside}",
             count(self.pages as u64, "page"),
             size(self.page_bytes as u64),
             of_pages(self.pages),
@@ -232,6 +238,7 @@ mod tests {
             device: "host".into(),
             slots: 4,
             slot_bytes: 9_700_000,
+            hedge_bytes: 8 << 20,
         }
     }
 
@@ -248,7 +255,7 @@ mod tests {
             "up to 1 MiB: what this store",
             "For the first batches up to 64 KiB",
             "2048 pages of 128 KiB, a page being about a sample = 256 MiB: 75 MiB for the window",
-            "100 MiB for blocks that are partly inside, two on each lane, 81 MiB for reads in flight",
+            "100 MiB for blocks that are partly inside, two on each lane, 81 MiB for reads in flight; beside it 8 MiB for second requests",
             "4 slots of 9.3 MiB, the largest batch: 2 ready",
         ] {
             assert!(flat.contains(part), "{part} is not in\n{text}");

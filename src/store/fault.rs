@@ -198,6 +198,10 @@ impl Store for FaultStore {
         self.inner.list(prefix)
     }
 
+    fn hedges(&self) -> bool {
+        self.inner.hedges()
+    }
+
     fn warm(&self, connections: usize) -> StoreFuture<'_, usize> {
         self.inner.warm(connections)
     }

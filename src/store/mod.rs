@@ -10,6 +10,7 @@ mod http;
 mod memory;
 #[cfg(feature = "cloud")]
 mod object;
+mod route;
 mod throttle;
 
 use std::fmt;
@@ -26,6 +27,7 @@ pub use http::{ClientCertificate, HttpOptions, HttpStore, TlsOptions};
 pub use memory::MemoryStore;
 #[cfg(feature = "cloud")]
 pub use object::{FallbackStore, ObjectOptions, ObjectStore};
+pub use route::Route;
 pub use throttle::{Throttle, ThrottleStore};
 
 use crate::dataset::Version;
@@ -52,6 +54,24 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// `NotFound`; `Corrupt` when size or version are not those expected, or the range passes the object's end;
     /// others by their kind, transient where asking again may help. Bytes that landed before the error stay counted.
     fn read<'a>(&'a self, request: &'a ReadRequest, landing: &'a mut Landing) -> StoreFuture<'a, Arrival>;
+
+    /// As [`Store::read`], for a store with more than one way to its objects: notes on `route` how far the request has come, and goes
+    /// where earlier requests on it have not been.
+    fn read_by<'a>(
+        &'a self,
+        request: &'a ReadRequest,
+        landing: &'a mut Landing,
+        route: &'a Route,
+    ) -> StoreFuture<'a, Arrival> {
+        let _ = route;
+        self.read(request, landing)
+    }
+
+    /// Whether a late request may be raced by a second one for the same bytes: across a network, where the second one goes another way.
+    /// Such a store has [`Store::read_by`] note its way, and lets go of a landing when its future is dropped. Default: no.
+    fn hedges(&self) -> bool {
+        false
+    }
 
     /// Objects whose keys start with `prefix`, sorted by key.
     fn list<'a>(&'a self, prefix: &'a str) -> StoreFuture<'a, Vec<ObjectEntry>> {

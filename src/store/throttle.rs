@@ -113,6 +113,10 @@ impl Store for ThrottleStore {
         Box::pin(self.request(self.inner.list(prefix)))
     }
 
+    fn hedges(&self) -> bool {
+        self.inner.hedges()
+    }
+
     fn warm(&self, connections: usize) -> StoreFuture<'_, usize> {
         self.inner.warm(connections)
     }

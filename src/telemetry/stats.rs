@@ -46,9 +46,19 @@ pub enum Counter {
     LinkWaitNs,
     /// Reads that another client than ours carried out.
     FallbackReads,
+    /// Second requests for what was late.
+    Hedges,
+    /// Those that overtook the first one.
+    HedgesWon,
+    /// Bytes that arrived twice because of them.
+    BytesWasted,
+    /// Answers that asked for less.
+    Throttled,
+    /// Requests given up because nothing came.
+    TimedOut,
 }
 
-const COUNTERS: usize = Counter::FallbackReads as usize + 1;
+const COUNTERS: usize = Counter::TimedOut as usize + 1;
 
 /// Counters shared by all threads of a loader.
 #[derive(Debug)]
@@ -149,8 +159,13 @@ impl Telemetry {
             consumer: stage(Stage::Consumer),
             requests: self.counter(Counter::Requests),
             retries: self.counter(Counter::Retries),
+            hedges: self.counter(Counter::Hedges),
+            hedges_won: self.counter(Counter::HedgesWon),
+            bytes_wasted: self.counter(Counter::BytesWasted),
             connections_opened: self.counter(Counter::ConnectionsOpened),
             rereads: self.counter(Counter::Rereads),
+            throttled: self.counter(Counter::Throttled),
+            timed_out: self.counter(Counter::TimedOut),
             latency_s: match self.latency_ns.load(Ordering::Relaxed) {
                 u64::MAX => 0.0,
                 ns => ns as f64 / 1e9,
@@ -234,10 +249,20 @@ pub struct Stats {
     pub requests: u64,
     /// Requests sent again.
     pub retries: u64,
+    /// Second requests for what was late.
+    pub hedges: u64,
+    /// Those of them that overtook the first one.
+    pub hedges_won: u64,
+    /// Bytes that arrived twice because of them, as far as they were received.
+    pub bytes_wasted: u64,
     /// Connections opened, ahead of the first read or for a request; of a file store the files.
     pub connections_opened: u64,
     /// Reads dropped to make room and read again: host memory is too small for the window.
     pub rereads: u64,
+    /// Answers that asked for less: 429, 503 and their like.
+    pub throttled: u64,
+    /// Requests given up because nothing came.
+    pub timed_out: u64,
     /// The shortest time from asking to the first byte: the store's distance, with nothing queueing; 0 before there was one.
     pub latency_s: f64,
     /// Wait for the newest run's first batch: the cold start.
@@ -306,6 +331,10 @@ impl fmt::Display for Stats {
             self.requests,
             self.retries,
         )?;
+        if self.hedges > 0 {
+            let wasted = self.bytes_wasted as f64 / 1e6;
+            write!(f, ", {} hedged ({} won, {wasted:.1} MB twice)", self.hedges, self.hedges_won)?;
+        }
         if self.left_out > 0 {
             write!(f, ", {} samples left out", self.left_out)?;
         }

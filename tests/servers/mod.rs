@@ -2,12 +2,18 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot start its server fails")]
 
+#[cfg(feature = "cloud")]
+mod azurite;
 mod certificates;
 mod nginx;
 mod s3;
+mod relay;
 mod secured;
 
+#[cfg(feature = "cloud")]
+pub(crate) use azurite::{ACCOUNT, Azurite, KEY};
 pub(crate) use certificates::{Authority, Identity};
 pub(crate) use nginx::{Nginx, Site};
 pub(crate) use s3::{Refusal, S3Server, Seen};
+pub(crate) use relay::{Passing, Relay};
 pub(crate) use secured::{Asked, Secured, Stream, asked};

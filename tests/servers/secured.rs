@@ -90,6 +90,10 @@ impl Secured {
             .unwrap()
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("https://{}/", self.address)
     }

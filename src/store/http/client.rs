@@ -1,6 +1,7 @@
 //! From a target to a response: the pool, deadlines, redirects, and the one immediate retry.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use super::url::{Authority, Target};
 use super::verdict::{Asked, Tag};
 use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
-use crate::store::{Arrival, ConnectCost, ObjectMeta};
+use crate::store::{Arrival, ConnectCost, ObjectMeta, Route};
 
 /// Redirects followed for one request.
 const REDIRECTS_MAX: usize = 5;
@@ -38,7 +39,8 @@ struct Answer {
 impl Client {
     pub(in crate::store) fn new(options: HttpOptions, security: Arc<Security>) -> Self {
         let pool = Pool::new(options.idle_connections, options.idle_age);
-        Client { options, pool, resolver: Resolver::default(), security }
+        let resolver = Resolver::new(options.resolve.clone());
+        Client { options, pool, resolver, security }
     }
 
     /// The same for another reactor, with connections of its own.
@@ -57,13 +59,14 @@ impl Client {
         target: Target,
         asked: &Asked<'_>,
         landing: &mut Landing,
+        route: &Route,
     ) -> Result<Arrival> {
         let request = Request {
             method: Method::Get,
             range: Some((asked.range.start, asked.range.end - 1)),
             if_match: asked.if_match(),
         };
-        let Answer { mut connection, first_byte, opened } = self.follow(target, request, asked).await?;
+        let Answer { mut connection, first_byte, opened } = self.follow(target, request, asked, route).await?;
         let head = connection.head().map_err(|error| malformed(asked, error))?;
         let keep_alive = head.keep_alive && head.content_length.is_some();
         let version = match asked.check_range(&head) {
@@ -87,7 +90,7 @@ impl Client {
     /// Size and version: by HEAD, or by asking for one byte where the server does not answer that.
     pub(in crate::store) async fn head(&self, target: Target, asked: &Asked<'_>) -> Result<ObjectMeta> {
         let request = Request { method: Method::Head, range: None, if_match: None };
-        let Answer { connection, .. } = self.follow(target.clone(), request, asked).await?;
+        let Answer { connection, .. } = self.follow(target.clone(), request, asked, &Route::default()).await?;
         let head = connection.head().map_err(|error| malformed(asked, error))?;
         let outcome = match (head.status, head.content_length) {
             (200, Some(size)) => {
@@ -112,7 +115,7 @@ impl Client {
 
     /// Opens connections until `count` are idle; gives how many it opened, and succeeds if it could open any.
     pub(in crate::store) async fn warm(self: &Arc<Self>, authority: &Arc<Authority>, count: usize) -> Result<usize> {
-        let count = count.min(self.options.idle_connections).saturating_sub(self.pool.len());
+        let count = count.min(self.options.idle_connections).saturating_sub(self.pool.open_count());
         let mut opening = tokio::task::JoinSet::new();
         for _ in 0..count {
             let (client, authority) = (Arc::clone(self), Arc::clone(authority));
@@ -134,7 +137,7 @@ impl Client {
 
     /// Opens a connection and keeps it; says what it cost.
     pub(in crate::store) async fn connect(&self, authority: &Arc<Authority>) -> Result<ConnectCost> {
-        let (connection, cost) = self.open(authority).await?;
+        let (connection, cost) = self.open(authority, &[]).await?;
         self.pool.put(connection);
         Ok(cost)
     }
@@ -143,12 +146,12 @@ impl Client {
     pub(in crate::store) async fn probe(&self, target: Target, asked: &Asked<'_>) -> Result<ObjectMeta> {
         use super::response::ContentRange::{Satisfied, Unsatisfied};
         let request = Request { method: Method::Get, range: Some((0, 0)), if_match: None };
-        let Answer { connection, .. } = self.follow(target, request, asked).await?;
+        let Answer { connection, .. } = self.follow(target, request, asked, &Route::default()).await?;
         let head = connection.head().map_err(|error| malformed(asked, error))?;
         let size = match (head.status, head.content_range, head.content_length) {
             (206, Some(Satisfied { size: Some(size), .. }), _) => Some(size),
             // An empty object has no first byte.
-            (416, Some(Unsatisfied { size: 0 }), _) => Some(0),
+            (206 | 416, Some(Unsatisfied { size: 0 }), _) => Some(0),
             (200, _, Some(size)) => Some(size),
             _ => None,
         };
@@ -171,10 +174,16 @@ impl Client {
     }
 
     /// Asks, and asks elsewhere as long as the answer is a redirect.
-    async fn follow(&self, mut target: Target, request: Request<'_>, asked: &Asked<'_>) -> Result<Answer> {
+    async fn follow(
+        &self,
+        mut target: Target,
+        request: Request<'_>,
+        asked: &Asked<'_>,
+        route: &Route,
+    ) -> Result<Answer> {
         for _ in 0..=REDIRECTS_MAX {
             let answer = self
-                .ask(&target, request)
+                .ask(&target, request, route)
                 .await
                 .map_err(|error| error.within(format_args!("{}{}", asked.root, asked.key)))?;
             let head = answer.connection.head().map_err(|error| malformed(asked, error))?;
@@ -198,16 +207,27 @@ impl Client {
 
     /// One exchange. A connection that was idle may have been closed by the server just now: if it fails before anything was
     /// received, the request goes out again on a fresh one, once.
-    async fn ask(&self, target: &Target, request: Request<'_>) -> Result<Answer> {
-        let mut idle = self.pool.take(&target.authority);
+    async fn ask(&self, target: &Target, request: Request<'_>, route: &Route) -> Result<Answer> {
+        let (hung, avoid) = route.begin();
+        if let Some(address) = hung {
+            self.resolver.failed(address);
+            self.pool.forget(address);
+        }
+        // After a loss of the link what was sent on old connections is sent again later and later, and some may be dead: a fresh one
+        // answers as soon as there is an answer.
+        let mut idle = if hung.is_some() { None } else { self.idle(&target.authority, &avoid).await };
         loop {
             let (mut connection, opened) = match idle.take() {
                 Some(connection) => (connection, false),
-                None => (self.open(&target.authority).await?.0, true),
+                None => (self.open(&target.authority, &avoid).await?.0, true),
             };
+            route.sent(connection.address());
             let patience = self.options.header_timeout;
             match tokio::time::timeout(patience, connection.exchange(target, request)).await {
-                Ok(Ok(first_byte)) => return Ok(Answer { connection, first_byte, opened }),
+                Ok(Ok(first_byte)) => {
+                    route.answered();
+                    return Ok(Answer { connection, first_byte, opened });
+                }
                 Ok(Err(Failure { unanswered: true, .. })) if !opened => {}
                 Ok(Err(Failure { cause, .. })) => {
                     return Err(named(cause, format!("asking {}", target.authority.name), |context| {
@@ -215,6 +235,7 @@ impl Client {
                     }));
                 }
                 Err(_) => {
+                    route.hangs();
                     let context = format!("no response header from {} within {patience:?}", target.authority.name);
                     return Err(Error::new(Kind::Stalled, context).transient());
                 }
@@ -222,14 +243,27 @@ impl Client {
         }
     }
 
-    async fn open(&self, authority: &Arc<Authority>) -> Result<(Connection, ConnectCost)> {
+    /// An idle connection; one to an address to `avoid` only where there is no other.
+    async fn idle(&self, authority: &Arc<Authority>, avoid: &[SocketAddr]) -> Option<Connection> {
+        if !avoid.is_empty() {
+            let connection = self.pool.take(authority, |address| !avoid.contains(&address));
+            let elsewhere = async || {
+                let addresses = self.resolver.addresses(authority).await;
+                addresses.is_ok_and(|addresses| addresses.iter().any(|address| !avoid.contains(address)))
+            };
+            if connection.is_some() || elsewhere().await {
+                return connection;
+            }
+        }
+        self.pool.take(authority, |_| true)
+    }
+
+    async fn open(&self, authority: &Arc<Authority>, avoid: &[SocketAddr]) -> Result<(Connection, ConnectCost)> {
         let patience = self.options.connect_timeout;
         let stalled = || {
             Error::new(Kind::Stalled, format!("no connection to {} within {patience:?}", authority.name)).transient()
         };
-        match tokio::time::timeout(patience, Connection::open(authority, &self.resolver, &self.security, patience))
-            .await
-        {
+        match tokio::time::timeout(patience, Connection::open(authority, &self.resolver, &self.security, avoid)).await {
             Ok(Ok(opened)) => Ok(opened),
             Ok(Err(cause)) if cause.kind() == io::ErrorKind::TimedOut => Err(stalled()),
             Ok(Err(cause)) => Err(named(cause, format!("connecting to {}", authority.name), |context| {

@@ -2,15 +2,16 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::dial::dial;
 use super::resolver::Resolver;
 use super::response::{HEADER_BYTES_MAX, Head, Malformed, header_end, is_interim, parse};
 use super::security::{Introduction, Security};
 use super::transport::{Handshakes, Transport};
 use super::url::{Authority, Target};
-use crate::error::Error;
 use crate::memory::Landing;
 use crate::store::ConnectCost;
 
@@ -53,6 +54,9 @@ pub(super) struct Failure {
 pub(super) struct Connection {
     transport: Transport,
     authority: Arc<Authority>,
+    address: SocketAddr,
+    /// Whether anything was asked on it.
+    used: bool,
     /// The request while it is sent, then the header and what came along with it.
     scratch: Vec<u8>,
     /// Bytes of `scratch` that are the header.
@@ -65,41 +69,32 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects to one of the addresses of `authority`, each getting its share of `patience`; says what that cost.
+    /// Connects to one of the addresses of `authority`, one to `avoid` only if no other answers; says what that cost. The caller has the
+    /// deadline.
     pub(super) async fn open(
         authority: &Arc<Authority>,
         resolver: &Resolver,
         security: &Arc<Security>,
-        patience: Duration,
+        avoid: &[SocketAddr],
     ) -> io::Result<(Self, ConnectCost)> {
         let began = Instant::now();
-        let deadline = began + patience;
         let addresses = resolver.addresses(authority).await?;
         let resolve = began.elapsed();
-        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        let count = addresses.len();
-        let first = resolver.turn();
-        for tried in 0..count {
-            let share = deadline.saturating_duration_since(Instant::now()) / (count - tried) as u32;
-            let address = addresses[(first + tried) % count];
-            match tokio::time::timeout(share, Transport::connect(address, authority, security)).await {
-                Ok(Ok((transport, Handshakes { connect, secure }))) => {
-                    let cost = ConnectCost { address, resolve, connect, secure };
-                    return Ok((Connection::over(transport, Arc::clone(authority)), cost));
-                }
-                Ok(Err(error)) if is_final(&error) => return Err(error),
-                Ok(Err(error)) => failure = error,
-                Err(_) => failure = io::ErrorKind::TimedOut.into(),
-            }
-        }
-        Err(failure)
+        let addresses = resolver.in_turn(&addresses, avoid);
+        let connect = |address| Transport::connect(address, authority, security);
+        let ((transport, handshakes), address) = dial(&addresses, resolver, connect).await?;
+        let Handshakes { connect, secure } = handshakes;
+        let cost = ConnectCost { address, resolve, connect, secure };
+        Ok((Connection::over(transport, Arc::clone(authority), address), cost))
     }
 
-    fn over(transport: Transport, authority: Arc<Authority>) -> Self {
+    fn over(transport: Transport, authority: Arc<Authority>, address: SocketAddr) -> Self {
         let runtime = tokio::runtime::Handle::current().id();
         Connection {
             transport,
             authority,
+            address,
+            used: false,
             scratch: Vec::with_capacity(SCRATCH_BYTES),
             header: 0,
             bodiless: false,
@@ -112,6 +107,7 @@ impl Connection {
     pub(super) async fn exchange(&mut self, target: &Target, request: Request<'_>) -> Result<Duration, Failure> {
         let unanswered = |cause| Failure { unanswered: true, cause };
         self.bodiless = request.method == Method::Head;
+        self.used = true;
         self.write_request(target, request).map_err(unanswered)?;
         self.transport.send(&self.scratch).await.map_err(unanswered)?;
         let sent = Instant::now();
@@ -121,6 +117,16 @@ impl Connection {
         let first_byte = sent.elapsed();
         self.receive_header().await.map_err(|cause| Failure { unanswered: false, cause })?;
         Ok(first_byte)
+    }
+
+    /// Where it leads.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether anything was asked on it so far.
+    pub(super) fn is_used(&self) -> bool {
+        self.used
     }
 
     /// Bytes per second of its last long body, from the request on; `None` before there was one.
@@ -182,7 +188,12 @@ impl Connection {
 
     /// Whether it leads to `authority` and belongs to the reactor `runtime`.
     pub(super) fn suits(&self, authority: &Authority, runtime: tokio::runtime::Id) -> bool {
-        self.runtime == runtime && *self.authority == *authority
+        self.is_of(runtime) && *self.authority == *authority
+    }
+
+    /// Whether it belongs to the reactor `runtime`: no other may touch it.
+    pub(super) fn is_of(&self, runtime: tokio::runtime::Id) -> bool {
+        self.runtime == runtime
     }
 
     /// Whether nothing arrived unasked, a close included.
@@ -256,12 +267,6 @@ impl Connection {
         self.scratch.truncate(here + received.as_ref().map_or(0, |count| *count));
         if received? == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
-}
-
-/// Whether the host's other addresses would say the same: they have one certificate, and ask for one.
-fn is_final(error: &io::Error) -> bool {
-    let known = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-    known.is_some_and(|error| !error.is_transient())
 }
 
 impl fmt::Debug for Connection {

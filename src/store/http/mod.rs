@@ -8,6 +8,7 @@
 
 mod client;
 mod connection;
+mod dial;
 mod pool;
 mod refused;
 mod resolver;
@@ -20,6 +21,7 @@ mod url;
 mod verdict;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +36,7 @@ pub(super) use self::url::{Root, Scheme};
 pub(super) use self::verdict::Asked;
 #[cfg(feature = "cloud")]
 pub(super) use self::verdict::Tag;
-use super::{Appetite, Arrival, ConnectCost, ObjectMeta, ReadRequest, Store, StoreFuture};
+use super::{Appetite, Arrival, ConnectCost, ObjectMeta, ReadRequest, Route, Store, StoreFuture};
 use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
 
@@ -47,10 +49,13 @@ pub struct HttpOptions {
     pub header_timeout: Duration,
     /// Idle connections kept per reactor; also the most that are opened ahead.
     pub idle_connections: usize,
-    /// Idle connections older than this are closed: servers do it after about 5 s, and a request sent just then is lost.
+    /// Idle connections older than this are closed: servers do it after about 5 s, and a request sent just then is lost. Servers wait
+    /// longer for a connection's first request, and so does this: four times as long.
     pub idle_age: Duration,
     /// Whom `https://` connections trust, and who they say they are.
     pub tls: TlsOptions,
+    /// Names whose addresses are told here, before the system is asked. Port 0 stands for that of the URL.
+    pub resolve: Vec<(String, Vec<SocketAddr>)>,
 }
 
 impl Default for HttpOptions {
@@ -61,6 +66,7 @@ impl Default for HttpOptions {
             idle_connections: 256,
             idle_age: Duration::from_secs(4),
             tls: TlsOptions::default(),
+            resolve: Vec::new(),
         }
     }
 }
@@ -112,9 +118,9 @@ impl HttpStore {
         (url, authorization, self.client.security())
     }
 
-    async fn read_range(&self, request: &ReadRequest, landing: &mut Landing) -> Result<Arrival> {
+    async fn read_range(&self, request: &ReadRequest, landing: &mut Landing, route: &Route) -> Result<Arrival> {
         let Some(asked) = Asked::of(&self.root.shown, request, landing)? else { return Ok(Arrival::default()) };
-        self.client.read(self.root.target(asked.key), &asked, landing).await
+        self.client.read(self.root.target(asked.key), &asked, landing, route).await
     }
 }
 
@@ -137,7 +143,20 @@ impl Store for HttpStore {
     }
 
     fn read<'a>(&'a self, request: &'a ReadRequest, landing: &'a mut Landing) -> StoreFuture<'a, Arrival> {
-        Box::pin(self.read_range(request, landing))
+        Box::pin(async move { self.read_range(request, landing, &Route::default()).await })
+    }
+
+    fn read_by<'a>(
+        &'a self,
+        request: &'a ReadRequest,
+        landing: &'a mut Landing,
+        route: &'a Route,
+    ) -> StoreFuture<'a, Arrival> {
+        Box::pin(self.read_range(request, landing, route))
+    }
+
+    fn hedges(&self) -> bool {
+        true
     }
 
     fn warm(&self, connections: usize) -> StoreFuture<'_, usize> {

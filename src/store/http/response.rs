@@ -161,8 +161,13 @@ fn content_range(text: &str) -> Option<ContentRange> {
         return Some(ContentRange::Unsatisfied { size: decimal(size)? });
     }
     let (first, last) = range.split_once('-')?;
-    let (first, last) = (decimal(first)?, decimal(last)?);
+    let first = decimal(first)?;
     let size = if size == "*" { None } else { Some(decimal(size)?) };
+    // What begins past the end is no range, whatever it is said to end with: Azurite has `bytes 20-19/20` there, and `bytes 0--1/0`.
+    if let Some(size) = size.filter(|size| first >= *size) {
+        return Some(ContentRange::Unsatisfied { size });
+    }
+    let last = decimal(last)?;
     (first <= last && size.is_none_or(|size| last < size)).then_some(ContentRange::Satisfied { first, last, size })
 }
 

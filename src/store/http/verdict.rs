@@ -60,6 +60,9 @@ impl<'a> Asked<'a> {
             return Err(self.refusal(head));
         }
         self.check_plain(head)?;
+        if let Some(ContentRange::Unsatisfied { size }) = head.content_range {
+            return Err(past_end(self.root, self.key, &self.range, size));
+        }
         let Some(ContentRange::Satisfied { first, last, size }) = head.content_range else {
             return Err(self
                 .error(Kind::Unsupported, "206 without a single Content-Range")
@@ -273,6 +276,7 @@ mod tests {
             ("206", "Content-Range: bytes 5-13/20\r\n", None, Kind::Corrupt, "the server sent 5-13"),
             ("206", "Content-Range: bytes 5-14/20\r\nContent-Length: 9\r\n", None, Kind::Corrupt, "Content-Length 9"),
             ("206", "", None, Kind::Unsupported, "Content-Range"),
+            ("206", "Content-Range: bytes 0--1/0\r\n", None, Kind::Corrupt, "the object has 0"),
             ("206", "Content-Range: bytes 5-14/20\r\nETag: \"b\"\r\n", Some("\"a\""), Kind::Corrupt, "changed"),
             ("206", "Content-Range: bytes 5-14/20\r\nETag: \"a\"\r\n", Some("W/\"a\""), Kind::Corrupt, "changed"),
             ("206", "Content-Range: bytes 5-14/20\r\n", Some("\"a\""), Kind::Corrupt, "neither ETag"),

@@ -9,7 +9,7 @@ use object_store::ClientConfigKey;
 use object_store::http::HttpBuilder;
 
 use super::super::http::{Asked, Beyond, HttpStore};
-use super::super::{Appetite, Arrival, ConnectCost, ObjectEntry, ObjectMeta, ReadRequest, Store, StoreFuture};
+use super::super::{Appetite, Arrival, ConnectCost, ObjectEntry, ObjectMeta, ReadRequest, Route, Store, StoreFuture};
 use super::access::retry;
 use super::connector::Connector;
 use super::foreign::cause;
@@ -80,10 +80,10 @@ impl FallbackStore {
         Some(beyond.name())
     }
 
-    async fn read_range(&self, request: &ReadRequest, landing: &mut Landing) -> Result<Arrival> {
+    async fn read_range(&self, request: &ReadRequest, landing: &mut Landing, route: &Route) -> Result<Arrival> {
         let why = match self.detours.why(&request.key) {
             Some(why) => why,
-            None => match self.direct.read(request, landing).await {
+            None => match self.direct.read_by(request, landing, route).await {
                 Err(error) => self.takes_over(&request.key, &error).ok_or(error)?,
                 outcome => return outcome,
             },
@@ -118,7 +118,20 @@ impl Store for FallbackStore {
     }
 
     fn read<'a>(&'a self, request: &'a ReadRequest, landing: &'a mut Landing) -> StoreFuture<'a, Arrival> {
-        Box::pin(self.read_range(request, landing))
+        Box::pin(async move { self.read_range(request, landing, &Route::default()).await })
+    }
+
+    fn read_by<'a>(
+        &'a self,
+        request: &'a ReadRequest,
+        landing: &'a mut Landing,
+        route: &'a Route,
+    ) -> StoreFuture<'a, Arrival> {
+        Box::pin(self.read_range(request, landing, route))
+    }
+
+    fn hedges(&self) -> bool {
+        true
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> StoreFuture<'a, Vec<ObjectEntry>> {

@@ -33,7 +33,7 @@ use self::options::Provider;
 use self::refusal::{Remedy, in_words, remedy};
 use self::stream::Detours;
 use super::http::{Asked, Beyond, Client, Refused, Scheme, Security};
-use super::{Appetite, Arrival, ConnectCost, ObjectEntry, ObjectMeta, ReadRequest, Store, StoreFuture};
+use super::{Appetite, Arrival, ConnectCost, ObjectEntry, ObjectMeta, ReadRequest, Route, Store, StoreFuture};
 use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
 
@@ -103,7 +103,7 @@ impl ObjectStore {
         }
     }
 
-    async fn read_range(&self, request: &ReadRequest, landing: &mut Landing) -> Result<Arrival> {
+    async fn read_range(&self, request: &ReadRequest, landing: &mut Landing, route: &Route) -> Result<Arrival> {
         let Some(asked) = Asked::of(&self.root, request, landing)? else { return Ok(Arrival::default()) };
         let mut tried = Tried::default();
         loop {
@@ -111,7 +111,7 @@ impl ObjectStore {
             let outcome = match self.detours.why(asked.key) {
                 Some(why) => stream::read(entry.objects(), &asked, landing, why).await,
                 None => match self.access.target(&entry, Method::GET, &asked).await {
-                    Ok(target) => self.client.read(target, &asked, landing).await,
+                    Ok(target) => self.client.read(target, &asked, landing, route).await,
                     Err(error) => Err(error),
                 },
             };
@@ -202,7 +202,20 @@ impl Store for ObjectStore {
     }
 
     fn read<'a>(&'a self, request: &'a ReadRequest, landing: &'a mut Landing) -> StoreFuture<'a, Arrival> {
-        Box::pin(self.read_range(request, landing))
+        Box::pin(async move { self.read_range(request, landing, &Route::default()).await })
+    }
+
+    fn read_by<'a>(
+        &'a self,
+        request: &'a ReadRequest,
+        landing: &'a mut Landing,
+        route: &'a Route,
+    ) -> StoreFuture<'a, Arrival> {
+        Box::pin(self.read_range(request, landing, route))
+    }
+
+    fn hedges(&self) -> bool {
+        true
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> StoreFuture<'a, Vec<ObjectEntry>> {

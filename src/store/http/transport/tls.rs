@@ -42,6 +42,9 @@ const OVERHEAD_BYTES: usize = 5 + 16;
 /// A record of the greatest length that there may be, the ciphers' allowance included.
 const RECORD_BYTES: usize = 5 + CONTENT_BYTES + 2048;
 
+/// More than an alert needs, encrypted.
+const ALERT_BYTES: usize = 64;
+
 /// Reads that an idle connection's unasked records (tickets, new keys) may take.
 const IDLE_READS_MAX: usize = 8;
 
@@ -103,9 +106,13 @@ impl Tls {
 
     /// Sends all of `bytes`.
     pub(super) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let outcome = process(&mut self.session, &mut self.incoming, &mut self.outgoing, bytes, |_| {});
-        let (used, _) = outcome.map_err(|error| self.failed(error))?;
-        self.incoming.drain(..used);
+        if self.closed {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        match process(&mut self.session, &mut self.incoming, &mut self.outgoing, bytes, |_| {}) {
+            Ok((used, _)) => self.incoming.drain(..used),
+            Err(error) => return Err(self.failed(error)),
+        };
         match self.flush().await {
             // A server that turned us away has said why before it closed.
             Err(error) => Err(self.last_words().unwrap_or(error)),
@@ -174,8 +181,8 @@ impl Tls {
     }
 
     async fn shake_hands(&mut self) -> io::Result<()> {
-        let outcome = process(&mut self.session, &mut [], &mut self.outgoing, &[], |_| {});
-        let (_, mut rest) = outcome.map_err(|error| self.failed(error))?;
+        let begun = process(&mut self.session, &mut [], &mut self.outgoing, &[], |_| {});
+        let (_, mut rest) = begun.map_err(|error| self.failed(error))?;
         self.flush().await?;
         while rest == Rest::Handshake {
             rest = self.receive_records(BUFFER_BYTES, 1, None).await?;
@@ -267,13 +274,38 @@ impl Tls {
         error.get_ref().is_some_and(|inner| inner.is::<Error>()).then_some(error)
     }
 
-    /// The error for what went wrong in the session. Tells the server, if the kernel takes it at once.
+    /// The error for what went wrong in the session, which is not used again. Tells the server, if the kernel takes it at once.
     fn failed(&mut self, error: rustls::Error) -> io::Error {
         let stage = if self.session.is_handshaking() { Stage::Handshake } else { Stage::Open };
-        // What there is to tell follows; that nothing comes of it afterwards is no news.
-        let _ = process(&mut self.session, &mut [], &mut self.outgoing, &[], |_| {});
+        self.closed = true;
+        for _ in 0..MESSAGES_MAX {
+            if !self.session.wants_write() {
+                break;
+            }
+            // What there is to tell comes before anything that is left of what was received.
+            if let Ok(ConnectionState::EncodeTlsData(alert)) = self.session.process_tls_records(&mut []).state {
+                let _ = encode(alert, &mut self.outgoing);
+            }
+        }
         let _ = self.plain.try_send(&self.outgoing);
         refusal(error, stage, self.introduction())
+    }
+}
+
+impl Drop for Tls {
+    /// Says that no more will come, as the standard wants it, unless something else is half said.
+    fn drop(&mut self) {
+        if self.closed || !self.outgoing.is_empty() {
+            return;
+        }
+        if let Ok(ConnectionState::WriteTraffic(mut traffic)) =
+            self.session.process_tls_records(&mut self.incoming).state
+        {
+            let mut alert = [0; ALERT_BYTES];
+            if let Ok(count) = traffic.queue_close_notify(&mut alert) {
+                let _ = self.plain.try_send(&alert[..count]);
+            }
+        }
     }
 }
 
