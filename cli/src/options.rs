@@ -13,6 +13,7 @@ use farfeed::order::Shuffle;
 use farfeed::{ByteSize, Error, Field, Kind, Loader, OnError, Quarantine, Result, Tokens};
 
 use crate::progress::Opening;
+use crate::reach::Reach;
 
 /// What to stream, and how.
 #[derive(Args, Clone, Debug)]
@@ -75,6 +76,8 @@ pub(crate) struct Stream {
     /// Give up when the store has sent nothing for this long
     #[arg(long, value_name = "SECONDS", default_value_t = 120, help_heading = "Limits")]
     pub(crate) patience: u32,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
 }
 
 impl Stream {
@@ -91,7 +94,9 @@ impl Stream {
 
     /// A builder with all of this said.
     pub(crate) fn builder(&self) -> Result<LoaderBuilder> {
-        let mut builder = Loader::builder(&self.url)
+        let mut builder = self
+            .reach
+            .apply(Loader::builder(&self.url))
             .batch_size(self.batch_size)
             .drop_last(self.drop_last)
             .rank(self.rank, self.world_size)
