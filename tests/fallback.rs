@@ -10,15 +10,18 @@ mod fixture;
 mod servers;
 #[path = "fixture/shards.rs"]
 mod shards;
+#[path = "fixture/terminator.rs"]
+mod terminator;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use farfeed::memory::{Landing, Slab};
-use farfeed::store::{FallbackStore, ObjectOptions, ObjectStore, ReadRequest, Store};
+use farfeed::store::{FallbackStore, HttpOptions, ObjectOptions, ObjectStore, ReadRequest, Store, TlsOptions};
 use farfeed::{ByteSize, Field, Kind, Loader};
 use fixture::{Asked, Reply, ScriptedServer, pattern, read, request, run};
 use servers::S3Server;
+use terminator::Terminator;
 
 const KEYS: [(&str, &str); 1] = [("AKIDEXAMPLE", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY")];
 
@@ -66,6 +69,30 @@ fn a_bucket_that_sends_chunks_does_what_every_store_does() {
     conformance::suite(store, |name, bytes| {
         server.put(name, bytes);
         name.to_owned()
+    });
+}
+
+#[test]
+fn both_clients_trust_whom_the_options_say_and_nobody_else() {
+    let server = S3Server::start(&KEYS);
+    server.put("o", &pattern(8, 5000));
+    let secure = Terminator::start(server.address());
+    let open = |tls: TlsOptions| -> Arc<dyn Store> {
+        let options = ObjectOptions::default().endpoint(secure.url()).access_key(KEYS[0].0, KEYS[0].1, None);
+        ObjectStore::open("s3://bucket", options.http(HttpOptions { tls, ..HttpOptions::default() })).unwrap()
+    };
+    let trusting = open(TlsOptions { ca_bundle: Some(secure.ca_bundle()), ..TlsOptions::default() });
+    run(async {
+        assert_eq!(trusting.list("").await.unwrap().len(), 1);
+        for in_chunks in [false, true] {
+            server.send_in_chunks(in_chunks);
+            let (bytes, arrival) = read(&trusting, &slab(), &request("o", 5), 4000).await.unwrap();
+            assert!(bytes == pattern(8, 5000)[5..4005] && arrival.fallback.is_some() == in_chunks);
+        }
+        let wary = open(TlsOptions::default());
+        for error in [wary.head("o").await.unwrap_err(), wary.list("").await.unwrap_err()] {
+            assert_eq!((error.kind(), error.is_transient()), (Kind::Auth, false), "{error}");
+        }
     });
 }
 
