@@ -14,6 +14,49 @@ use farfeed::{ByteSize, Error, Field, Kind, Loader, OnError, Quarantine, Result,
 
 use crate::progress::Opening;
 
+/// How stores are reached.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Store")]
+pub(crate) struct Access {
+    /// An option of the store, as in region=eu-west-1 or endpoint=https://minio.example:9000; may be repeated. Secrets are
+    /// better left to the environment: others see the command line
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_store_option)]
+    pub(crate) store_option: Vec<(String, String)>,
+    /// Certificates of authorities to trust instead of the system's, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_bundle: Option<PathBuf>,
+    /// Certificate to show to the server, in PEM, its chain behind it
+    #[arg(long, value_name = "FILE", requires = "client_key")]
+    pub(crate) client_certificate: Option<PathBuf>,
+    /// Its key, in PEM
+    #[arg(long, value_name = "FILE", requires = "client_certificate")]
+    pub(crate) client_key: Option<PathBuf>,
+}
+
+impl Access {
+    /// The same builder with all of this said.
+    pub(crate) fn applied(&self, mut builder: LoaderBuilder) -> LoaderBuilder {
+        for (name, value) in &self.store_option {
+            builder = builder.store_option(name, value);
+        }
+        if let Some(path) = &self.ca_bundle {
+            builder = builder.ca_bundle(path);
+        }
+        if let (Some(chain), Some(key)) = (&self.client_certificate, &self.client_key) {
+            builder = builder.client_certificate(chain, key);
+        }
+        builder
+    }
+}
+
+fn parse_store_option(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        // The text may be a secret, so it is not repeated.
+        _ => Err("write NAME=VALUE, as in region=eu-west-1".to_owned()),
+    }
+}
+
 /// What to stream, and how.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Stream {
@@ -75,6 +118,8 @@ pub(crate) struct Stream {
     /// Give up when the store has sent nothing for this long
     #[arg(long, value_name = "SECONDS", default_value_t = 120, help_heading = "Limits")]
     pub(crate) patience: u32,
+    #[command(flatten)]
+    pub(crate) access: Access,
 }
 
 impl Stream {
@@ -99,6 +144,7 @@ impl Stream {
             .verify(!self.no_verify)
             .on_error(self.on_error)
             .retry(RetryPolicy { patience: self.patience(), ..RetryPolicy::default() });
+        builder = self.access.applied(builder);
         if self.window > 0 {
             builder = builder.shuffle(Shuffle::window(self.window).seed(self.seed));
         }

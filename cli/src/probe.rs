@@ -11,6 +11,7 @@ use farfeed::{ByteSize, Error, Kind, Loader, Result};
 use indicatif::{DecimalBytes, ProgressBar};
 use serde::Serialize;
 
+use crate::options::Access;
 use crate::rate::Rate;
 use crate::{output, progress};
 
@@ -47,10 +48,12 @@ pub(crate) struct Args {
     /// Sizes of request that are tried
     #[arg(long, value_name = "SIZES", value_delimiter = ',', default_value = "256KiB,1MiB,4MiB,8MiB")]
     request_sizes: Vec<ByteSize>,
+    #[command(flatten)]
+    access: Access,
     /// Draw goodput against connections there
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Print one line of JSON: seconds, bytes, bytes per second
+    /// Print one line of JSON, and no bar: seconds, bytes, bytes per second
     #[arg(long)]
     json: bool,
 }
@@ -97,7 +100,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let options = args.options()?;
     let bar = progress::bar(args.json, "{bar:20} {msg}");
     let mut show = |so_far: ProbeProgress| show(&bar, &so_far, options.time);
-    let report = Loader::builder(&args.url).probe(options.clone(), &mut show);
+    let report = args.access.applied(Loader::builder(&args.url)).probe(options.clone(), &mut show);
     bar.finish_and_clear();
     let report = report?;
     let verdict = need.map(|need| report.verdict(need));
