@@ -53,7 +53,7 @@ pub(crate) struct Args {
     svg: Option<PathBuf>,
     #[command(flatten)]
     reach: Reach,
-    /// Print one line of JSON: seconds, bytes, bytes per second
+    /// Print one line of JSON, and no bar: seconds, bytes, bytes per second
     #[arg(long)]
     json: bool,
 }

@@ -21,7 +21,7 @@ pub(crate) struct Reach {
     client_key: Option<PathBuf>,
     /// Setting of a bucket or a proxy, as in endpoint=https://minio.example.org:9000 or region=eu-central-1; may be repeated.
     /// Others see what is written here: secrets belong into the environment
-    #[arg(long = "store", value_name = "KEY=VALUE", help_heading = "Storage")]
+    #[arg(long = "store-option", value_name = "KEY=VALUE", help_heading = "Storage")]
     settings: Vec<Setting>,
 }
 
