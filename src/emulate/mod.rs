@@ -21,6 +21,8 @@ mod request;
 mod response;
 mod server;
 mod site;
+#[cfg(test)]
+pub(crate) mod wire;
 
 pub use fault::{Cut, Effect, Fault, Faults, Token};
 pub use link::Link;

@@ -5,10 +5,12 @@
 //! in time, not in number, so that an outage of a minute is survived. *Fails* with the store's last error, saying for how long
 //! it was tried.
 
+mod control;
 mod reactor;
 mod retry;
 mod stream;
 
+pub use control::{BYTES_MIN, Bounds, Controller, HeldBy, Learnt};
 pub use reactor::{Completion, Fetch, FetchRead, Observed, Source, VersionPin};
 pub use retry::RetryPolicy;
 pub use stream::{extents, heads, list, stream};
