@@ -26,8 +26,11 @@ use std::time::Duration;
 /// Less in flight than this hides no latency worth hiding: 4 × 130 MB/s × 15 ms.
 pub const BYTES_MIN: u64 = 8 << 20;
 
-/// A full link wants so many times goodput × (shortest time to the first byte), and [`BYTES_MIN`] more.
-const GAIN: f64 = 4.0;
+/// A full link wants so many times goodput × (shortest time to the first byte), and so many bytes more.
+const GAIN: f64 = 3.0;
+const ADDEND: f64 = (16 << 20) as f64;
+/// A window in which goodput has changed by more than this, beyond what a trial may explain: it is another link.
+const UPHEAVAL: f64 = 1.5;
 /// How far beyond its shortest the middle time to the first byte is when a queue stands, and the longer ones when all is calm.
 const QUEUED: (f64, f64) = (1.5, 0.002);
 const CALM: (f64, f64) = (1.1, 0.001);
@@ -328,7 +331,7 @@ impl Controller {
     /// Begins a trial if there is a reason for one.
     fn decide(&mut self, now: f64, goodput: f64, by: HeldBy) {
         let base = match self.base {
-            Some(base) if !self.starting => base + 0.3 * (goodput - base),
+            Some(base) if !self.starting && !is_upheaval(goodput / base) => base + 0.3 * (goodput - base),
             _ => goodput,
         };
         self.base = Some(base);
@@ -360,6 +363,10 @@ impl Controller {
 
     fn judge(&mut self, now: f64, goodput: f64, trial: Trial, by: HeldBy) {
         let up = trial.factor > 1.0;
+        if !up && is_upheaval(goodput / trial.base) {
+            (self.bytes, self.base) = (trial.from, None);
+            return self.decide(now, goodput, by);
+        }
         // 1: goodput went with the depth. 0: it did not care.
         let followed = (goodput / trial.base).ln() / trial.factor.ln();
         let harms = !up && followed >= WORTH;
@@ -406,7 +413,7 @@ impl Controller {
 
     /// What a full link of this goodput wants in flight.
     fn wanted(&self, goodput: f64) -> f64 {
-        GAIN * goodput * self.latency.shortest().unwrap_or_default() + BYTES_MIN as f64
+        GAIN * goodput * self.latency.shortest().unwrap_or_default() + ADDEND
     }
 
     fn falls_short(&self, goodput: f64) -> bool {
@@ -504,6 +511,10 @@ impl Extreme {
         let both = [self.now, self.before].into_iter().flatten();
         both.reduce(f64::max)
     }
+}
+
+fn is_upheaval(ratio: f64) -> bool {
+    !(1.0 / UPHEAVAL..=UPHEAVAL).contains(&ratio)
 }
 
 fn middle(samples: &mut [f64]) -> Option<f64> {
