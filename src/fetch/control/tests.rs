@@ -124,7 +124,7 @@ fn gets_there_in_seconds() {
         (plain(0.2, 1_250_000_000), 1.0),
         (plain(15.0, 250_000_000), 1.0),
         (plain(30.0, 250_000_000), 2.0),
-        (link(30.0, 250_000_000, false, 1e-3, 0), 6.0),
+        (link(30.0, 250_000_000, false, 1e-3, 0), 8.0),
         (plain(100.0, 250_000_000), 4.0),
     ] {
         let rate = link.rate_bytes_s.unwrap() as f64;
