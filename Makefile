@@ -1,4 +1,4 @@
-# What a contributor and the continuous integration run. Needs cargo and a C compiler; `make setup` looks for the rest.
+# What a contributor and the continuous integration run. Needs cargo and a C compiler; `make setup` looks for the rest: nginx, Python.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -6,12 +6,14 @@ SHELL := /bin/bash
 
 # An example that takes longer than this, in seconds, hangs.
 EXAMPLE_TIMEOUT := 180
+SOAK_SECONDS ?= 120
 EXAMPLES := $(sort $(patsubst examples/%.rs,%,$(wildcard examples/*.rs)))
 
 .PHONY: help
 help:
 	@echo "make test     everything that must pass before a commit"
 	@echo "make bench    benchmarks: each checks its answer and prints its ceiling beside it"
+	@echo "make soak     minutes of random faults ($(SOAK_SECONDS) s; SOAK_SECONDS=600 for more): right bytes, flat memory"
 	@echo "make demo     a GPU (or host memory) fed across an emulated link, in one picture"
 	@echo
 	@echo "steps of make test: setup format lint unit docs examples"
@@ -32,11 +34,20 @@ setup:
 	    [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	        || { echo "a C compiler is missing: apt-get install build-essential"; exit 1; }; \
 	    apt-get update -qq && apt-get install -y -qq build-essential; }
+	@PATH="$$PATH:/usr/sbin"; command -v nginx >/dev/null || { \
+	    [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	        || { echo "nginx is missing, which the tests of https read from: apt-get install nginx"; exit 1; }; \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends nginx; }
 	@python3 -c 'import ensurepip' 2>/dev/null || { \
 	    [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	        || { echo "Python 3.11 with venv is missing: apt-get install python3-venv"; exit 1; }; \
 	    apt-get update -qq && apt-get install -y -qq python3 python3-venv; }
+	@command -v node >/dev/null && command -v npm >/dev/null || { \
+	    [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	        || { echo "node 18 or later with npm is missing: apt-get install nodejs npm"; exit 1; }; \
+	    apt-get update -qq && apt-get install -y -qq nodejs npm; }
 	@sh tests/python/setup.sh $${CARGO_TARGET_DIR:-target}/tmp/real
+	@sh tests/azurite/setup.sh $${CARGO_TARGET_DIR:-target}/tmp/azurite
 
 .PHONY: format
 format:
@@ -73,6 +84,10 @@ examples:
 .PHONY: bench
 bench:
 	@cargo bench --workspace --all-features
+
+.PHONY: soak
+soak:
+	@FARFEED_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --all-features --test soak -- --ignored --nocapture
 
 .PHONY: demo
 demo:

@@ -14,7 +14,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Kind {
     /// No object, shard, field or device of that name.
     NotFound,
-    /// The store refused the credentials, or there were none.
+    /// The store refused the credentials, or there were none; or the certificate of an `https` server does not prove that it is the one meant.
     Auth,
     /// The store asked to slow down for longer than we were told to wait.
     Throttled,
@@ -64,6 +64,8 @@ struct Inner {
     source: Option<Box<dyn StdError + Send + Sync>>,
     /// Whether asking again later may succeed. Stores set it; fetch reads it.
     transient: bool,
+    /// Whether the object is at fault, not the way to it.
+    in_object: bool,
     /// The least time to wait before asking again, where the store named one.
     retry_after: Option<Duration>,
 }
@@ -72,7 +74,15 @@ impl Error {
     /// An error of `kind`; `context` names what and where.
     pub fn new(kind: Kind, context: impl Into<Cow<'static, str>>) -> Self {
         let context = context.into();
-        Error(Box::new(Inner { kind, context, advice: None, source: None, transient: false, retry_after: None }))
+        Error(Box::new(Inner {
+            kind,
+            context,
+            advice: None,
+            source: None,
+            transient: false,
+            in_object: false,
+            retry_after: None,
+        }))
     }
 
     /// Says what the user can do.
@@ -104,6 +114,14 @@ impl Error {
         self
     }
 
+    /// Marks the error as one of the object itself: it was truncated, replaced or damaged where it is kept. Whoever asks again, and
+    /// whichever way, will be told the same.
+    #[must_use]
+    pub fn in_object(mut self) -> Self {
+        self.0.in_object = true;
+        self
+    }
+
     /// Puts `outer` in front of the context: `outer: inner`.
     #[must_use]
     pub fn within(mut self, outer: impl fmt::Display) -> Self {
@@ -126,6 +144,19 @@ impl Error {
         self.0.retry_after
     }
 
+    /// Whether it is the object that is at fault, not the way to it: it is not there, or it is not what it should be.
+    pub fn is_in_object(&self) -> bool {
+        self.0.in_object || self.0.kind == Kind::NotFound
+    }
+
+    /// Kind, context and cause, without the advice.
+    pub fn summary(&self) -> String {
+        match &self.0.source {
+            Some(source) => format!("{}: {}: {source}", self.0.kind, self.0.context),
+            None => format!("{}: {}", self.0.kind, self.0.context),
+        }
+    }
+
     /// What the user can do about it, if anything is known.
     pub fn next_step(&self) -> Option<&str> {
         self.0.advice.as_deref()
@@ -134,10 +165,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.0.kind, self.0.context)?;
-        if let Some(source) = &self.0.source {
-            write!(f, ": {source}")?;
-        }
+        f.write_str(&self.summary())?;
         if let Some(advice) = &self.0.advice {
             write!(f, " ({advice})")?;
         }
@@ -168,7 +196,15 @@ mod tests {
             .advice("upload the shard again")
             .within("a.tar");
         assert_eq!(error.to_string(), "corrupt: a.tar: bad header at byte 512: checksum (upload the shard again)");
+        assert_eq!(error.summary(), "corrupt: a.tar: bad header at byte 512: checksum");
         assert_eq!(error.kind(), Kind::Corrupt);
         assert!(!error.is_transient() && error.transient().is_transient());
+    }
+
+    #[test]
+    fn tells_the_object_from_the_way_to_it() {
+        let corrupt = || Error::new(Kind::Corrupt, "a.tar");
+        assert!(!corrupt().is_in_object() && corrupt().in_object().within("b").is_in_object());
+        assert!(Error::new(Kind::NotFound, "a.tar").is_in_object());
     }
 }

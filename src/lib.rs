@@ -18,7 +18,7 @@
 //! use farfeed::store::MemoryStore;
 //! use farfeed::{ByteSize, Loader, Tokens};
 //!
-//! let store = MemoryStore::new(); // Without one: a path, or http://host/train-{0000..0255}.tar.
+//! let store = MemoryStore::new(); // Without one: a path, or https://host/train-{0000..0255}.tar.
 //! store.put("train.bin", (0..20_000u16).flat_map(u16::to_le_bytes).collect::<Vec<_>>());
 //!
 //! let loader = Loader::builder("memory:train.bin")
@@ -52,17 +52,19 @@
 //! | [`dataset`] | what samples exist and where their bytes lie; the index |
 //! | [`order`] | which sample comes when: shuffle, lanes, ranks, resume state |
 //! | [`schedule`] | which bytes, in what order, against what budget; the plan |
-//! | [`store`] | a byte range of an object lands in pages: files, HTTP, memory, your own |
+//! | [`store`] | a byte range of an object lands in pages: files, HTTP, HTTPS, memory, your own |
 //! | [`fetch`] | reads in flight, deadlines, retries |
 //! | [`memory`] | one slab of pinned pages, whose state is their type |
 //! | [`device`] | slots where batches are assembled: host memory or CUDA |
 //! | [`telemetry`] | where time and bytes went, and what the limit was |
+//! | [`probe`] | what a link does: round trips, goodput against connections, a verdict |
 //! | `emulate` | storage across a long link, in this process: for tests and demonstrations |
 //! | [`error`] | one error: kind, context, what to do |
 //!
 //! # Features
 //!
 //! - `cuda` (default): batches on NVIDIA GPUs. Needs no toolkit: the driver is loaded when it is first asked for.
+//! - `https` (default): `https://`, by rustls; cryptography is the process's default provider's, or ring's.
 //! - `emulate`: the emulated link, for tests of one's own. Pulls in no further crates.
 //!
 //! Linux only. The command is in the package `farfeed-cli`.
@@ -78,13 +80,14 @@ pub mod fetch;
 pub mod loader;
 pub mod memory;
 pub mod order;
+pub mod probe;
 pub mod schedule;
 pub mod store;
 mod sys;
 pub mod telemetry;
 
 pub use error::{Error, Kind, Result};
-pub use loader::{Batch, ByteSize, Field, Loader, Tokens};
+pub use loader::{Batch, ByteSize, Field, Loader, OnError, Quarantine, Tokens};
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub use sys::bare;

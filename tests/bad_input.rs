@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use farfeed::dataset::{Dtype, Index};
 use farfeed::emulate::{Effect, Fault as Mishap, Faults, Link, Server, Site};
-use farfeed::fetch::RetryPolicy;
+use farfeed::fetch::{Hedge, RetryPolicy};
 use farfeed::loader::LoaderBuilder;
 use farfeed::store::{Fault, FaultStore, MemoryStore, Store};
 use farfeed::{ByteSize, Error, Field, Kind, Loader, Tokens};
@@ -22,6 +22,8 @@ static DATASET: LazyLock<WebDataset> = LazyLock::new(|| shards::webdataset(3, 20
 const POLICY: RetryPolicy = RetryPolicy {
     patience: Duration::from_secs(2),
     idle: Duration::from_secs(1),
+    rate_min: 16 << 10,
+    hedge: Hedge::per_mille(20),
     pause_min: Duration::from_millis(1),
     pause_max: Duration::from_millis(20),
 };
@@ -375,7 +377,7 @@ fn servers_that_misbehave_are_told_apart() {
     server.set_faults(Mishap::new(Effect::Corrupt { at: 700 }).on("train-0001.tar").nth(2)).unwrap();
     let loader = options(&pattern).field("jpg", Field::bytes()).field("cls", Field::int()).requests(1).build().unwrap();
     assert_eq!(loader.epoch(0).map(|batch| DATASET.check(&batch.unwrap())).count(), 8);
-    assert_eq!((server.stats().faults > 0, loader.stats().retries), (true, 1));
+    assert_eq!((server.stats().faults > 0, loader.stats().fields_read_again), (true, 1));
     // Something that never ends: patience does.
     server.set_faults(Mishap::new(Effect::unavailable())).unwrap();
     let error = read(options(&pattern)).1.unwrap();

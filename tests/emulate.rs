@@ -71,6 +71,27 @@ impl Client {
         (status, head, length)
     }
 
+    /// A body in chunks, put together, with their sizes.
+    fn get_chunked(&mut self, target: &str, headers: &str) -> (String, Vec<u8>, Vec<usize>) {
+        self.send("GET", target, headers);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(self.0.read_line(&mut head).unwrap() > 0, "closed in the head: {head:?}");
+        }
+        let (mut body, mut sizes) = (Vec::new(), Vec::new());
+        while sizes.last() != Some(&0) {
+            let mut line = String::new();
+            self.0.read_line(&mut line).unwrap();
+            let size = usize::from_str_radix(line.trim_end(), 16).unwrap();
+            let mut chunk = vec![0; size + 2];
+            self.0.read_exact(&mut chunk).unwrap();
+            assert!(chunk.ends_with(b"\r\n"));
+            body.extend_from_slice(&chunk[..size]);
+            sizes.push(size);
+        }
+        (head, body, sizes)
+    }
+
     fn get(&mut self, target: &str, headers: &str) -> Reply {
         self.send("GET", target, headers);
         let (status, head, length) = self.head();
@@ -342,6 +363,100 @@ fn tokens_are_asked_for_and_expire() {
     server.set_faults(Faults::none().token("secret", None)).unwrap();
     assert_eq!(right(), 200);
     assert!(!format!("{:?}", Faults::none().token("secret", None)).contains("secret"));
+}
+
+#[test]
+fn tokens_of_s3_are_asked_for_and_expire() {
+    let faults = Faults::none().token("a/b", Some(ms(400))).token_refusal(Effect::expired_token());
+    let server = server(Link::default(), faults);
+    let set = Instant::now();
+    let mut client = Client::connect(server.address());
+    for (target, headers) in
+        [("/a/b.tar?X-Amz-Security-Token=a%2Fb", ""), ("/a/b.tar", "x-amz-security-token: a/b\r\n")]
+    {
+        let first = client.get(target, headers);
+        assert!(first.status == 200 || set.elapsed() > ms(400));
+    }
+    std::thread::sleep(ms(410));
+    let refused = client.get("/a/b.tar?X-Amz-Security-Token=a%2Fb", "");
+    let body = String::from_utf8(refused.body.clone()).unwrap();
+    assert!(refused.status == 400 && body.contains("<Code>ExpiredToken</Code>") && !body.contains("a/b"), "{body}");
+    assert_eq!(refused.header("Content-Type"), Some("application/xml"));
+}
+
+#[test]
+fn bodies_come_in_chunks() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("f"), bytes(SIZE)).unwrap();
+    let site = Site::directory(directory.path()).chunked();
+    let always = Server::start(site, Link::rtt(ms(2)).rate(50_000_000), Faults::none()).unwrap();
+    let mut client = Client::connect(always.address());
+    for headers in ["", "Range: bytes=1000-200999\r\n"] {
+        let (head, body, sizes) = client.get_chunked("/f", headers);
+        let expected = if headers.is_empty() { 0..SIZE } else { 1000..201_000 };
+        assert!(body == bytes(SIZE)[expected], "{} bytes, {head}", body.len());
+        assert!(head.contains("Transfer-Encoding: chunked") && !head.contains("Content-Length"), "{head}");
+        assert!(sizes.len() > 3 && sizes[..sizes.len() - 2].iter().all(|size| *size == 64 << 10), "{sizes:?}");
+    }
+    let once = server(Link::default(), Fault::new(Effect::Chunked).nth(1));
+    let mut client = Client::connect(once.address());
+    assert!(client.get_chunked("/a/b.tar", "").1 == bytes(SIZE));
+    assert!(client.get("/a/b.tar", "").body == bytes(SIZE), "only the first was to be in chunks");
+}
+
+#[test]
+fn too_many_requests_at_a_time_are_told_to_slow_down() {
+    let server = server(Link::rtt(ms(300)), Faults::none().max_concurrent(2));
+    let mut clients: Vec<_> = (0..5).map(|_| Client::connect(server.address())).collect();
+    clients.iter_mut().for_each(|client| client.send("GET", "/a/b.tar", "Range: bytes=0-9\r\n"));
+    let mut status: Vec<_> = clients.iter_mut().map(|client| client.head().0).collect();
+    status.sort_unstable();
+    assert_eq!(status, [206, 206, 503, 503, 503]);
+    assert_eq!(server.stats().faults, 3);
+    // One after the other they are let in again.
+    let started = Instant::now();
+    while get(&server, "").status != 200 {
+        assert!(started.elapsed() < Duration::from_secs(10), "they are still counted");
+    }
+}
+
+#[test]
+fn half_of_the_servers_can_be_dead() {
+    let addresses: Vec<SocketAddr> = (1..=4).map(|n| format!("127.0.0.{n}:0").parse().unwrap()).collect();
+    let objects = Objects::from_iter([("a/b.tar", bytes(SIZE))]);
+    let server = Server::bind_all(&addresses, Site::objects(objects), Link::rtt(ms(1)), Faults::none()).unwrap();
+    let bound = server.addresses();
+    assert!(bound.len() == 4 && bound.iter().all(|address| address.port() == bound[0].port()), "{bound:?}");
+    assert_eq!((server.address(), server.url()), (bound[0], format!("http://{}", bound[0]).as_str()));
+    for dead in &bound[2..] {
+        server.kill(*dead).unwrap();
+    }
+    for (n, address) in bound.iter().enumerate() {
+        assert_eq!(TcpStream::connect(address).is_ok(), n < 2, "{address}");
+    }
+    assert!(Client::connect(bound[1]).get("/a/b.tar", "").body == bytes(SIZE));
+    // All of them, dead and alive, are gone and come back together.
+    server.refuse_for(ms(50)).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !bound.iter().all(|address| TcpStream::connect(address).is_ok()) {
+        assert!(Instant::now() < deadline, "not all came back");
+        std::thread::sleep(ms(5));
+    }
+    let nowhere = Server::bind_all(&[], Site::objects(Objects::default()), Link::default(), Faults::none());
+    assert_eq!(nowhere.unwrap_err().kind(), Kind::Config);
+}
+
+#[test]
+fn one_connection_gets_its_rate_only() {
+    let server = server(Link::rtt(ms(2)).connection_rate(1_000_000), Faults::none());
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| assert!(get(&server, "").body == bytes(SIZE)));
+        }
+    });
+    let took = started.elapsed();
+    assert!(took >= ms(290) && took < ms(310) + LATE, "{took:?} for 0.3 s of each connection");
 }
 
 #[test]

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use farfeed::Kind;
 use farfeed::memory::Slab;
-use farfeed::store::{HttpOptions, HttpStore, ReadRequest, Store};
+use farfeed::store::{FaultStore, HttpOptions, HttpStore, MemoryStore, ReadRequest, Store, Throttle, ThrottleStore};
 use fixture::{Asked, FileServer, Reply, ScriptedServer, landing, pattern, read, request, run};
 
 const PAGE: usize = 64 << 10;
+const FREE: Throttle = Throttle { latency: Duration::ZERO, bytes_per_second: 0, requests: 0 };
 
 fn open(url: &str) -> Arc<dyn Store> {
     HttpStore::open(url, HttpOptions::default()).unwrap()
@@ -207,7 +208,7 @@ fn wrong_answers_are_refused_before_a_byte_lands() {
         (Reply::new("500 x", "", b""), Kind::Io, true, "500"),
         (Reply { bytes: b"220 mail.example ESMTP\r\n\r\n".to_vec(), ..Reply::default() }, Kind::Io, true, "malformed"),
         (Reply::new("301 x", "", b""), Kind::Unsupported, false, "nowhere"),
-        (Reply::new("302 x", "Location: https://h/p?secret\r\n", b""), Kind::Unsupported, false, "scheme https"),
+        (Reply::new("302 x", "Location: ftp://h/p?secret\r\n", b""), Kind::Unsupported, false, "scheme ftp"),
     ];
     let expected: Vec<_> = cases.iter().map(|(_, kind, transient, word)| (*kind, *transient, *word)).collect();
     let server = ScriptedServer::start(move |asked| cases[asked.line().1[1..].parse::<usize>().unwrap()].0.clone());
@@ -320,6 +321,24 @@ fn endless_headers_are_bounded_in_bytes_and_in_time() {
 }
 
 #[test]
+fn a_fresh_connection_says_what_it_cost_and_is_kept() {
+    let server = FileServer::start();
+    server.put("o", &pattern(14, 10));
+    run(async {
+        let store = ThrottleStore::new(FaultStore::scripted(open(&server.url()), []), FREE);
+        for count in 1..=3 {
+            let cost = store.connect().await.unwrap();
+            assert!(server.url().contains(&cost.address.to_string()), "{cost:?}");
+            assert!(cost.connect > Duration::ZERO && cost.secure.is_none(), "{cost:?}");
+            soon("the server has accepted it", || server.accepted() == count);
+        }
+        store.head("o").await.unwrap();
+        assert_eq!(server.accepted(), 3, "the read took one of those");
+        assert_eq!(MemoryStore::new().connect().await.unwrap_err().kind(), Kind::Unsupported);
+    });
+}
+
+#[test]
 fn connecting_has_a_deadline_and_a_refusal_is_an_error() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -391,14 +410,16 @@ fn idle_connections_are_few_young_and_of_this_reactor() {
         store.head("o").await.unwrap();
         assert_eq!(server.accepted(), 4);
         tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert_eq!(store.warm(4).await.unwrap(), 1, "the one that was used had grown too old");
+        tokio::time::sleep(Duration::from_millis(4100)).await;
         store.head("o").await.unwrap();
-        assert_eq!(server.accepted(), 5, "those had grown too old");
+        assert_eq!(server.accepted(), 6, "now all had");
         store.head("o").await.unwrap();
-        assert_eq!(server.accepted(), 5);
+        assert_eq!(server.accepted(), 6);
     });
     // Another reactor cannot use the connections of one that is gone.
     run(async { store.head("o").await.unwrap() });
-    assert_eq!(server.accepted(), 6);
+    assert_eq!(server.accepted(), 7);
     run(async {
         store.head("o").await.unwrap();
         let sibling = Arc::clone(&store).per_reactor();
@@ -406,7 +427,7 @@ fn idle_connections_are_few_young_and_of_this_reactor() {
         sibling.head("o").await.unwrap();
         store.head("o").await.unwrap();
     });
-    assert_eq!(server.accepted(), 8, "one more for the reactor, one for the sibling's own pool");
+    assert_eq!(server.accepted(), 9, "one more for the reactor, one for the sibling's own pool");
 }
 
 #[test]

@@ -66,8 +66,13 @@ struct Listed {
 
 /// Everything that the schedule of one rank lists over one epoch, in order; checks that reads come before their batches.
 fn walk(case: &Case, dataset: &Arc<Dataset>, order: &Order, rank: u32, start: u64) -> Listed {
+    walk_without(case, dataset, order, rank, start, &[])
+}
+
+fn walk_without(case: &Case, dataset: &Arc<Dataset>, order: &Order, rank: u32, start: u64, excluded: &[u64]) -> Listed {
     let partition = Partition::new(rank, case.world_size, case.batch_size, case.drop_last).unwrap();
-    let mut schedule = Schedule::new(Arc::clone(dataset), order.clone(), partition, vec![0], case.shape, (0, start), 1);
+    let mut schedule = Schedule::new(Arc::clone(dataset), order.clone(), partition, vec![0], case.shape, (0, start), 1)
+        .without(excluded.into());
     let mut listed = Listed { reads: BTreeMap::new(), batches: Vec::new() };
     let mut ended = false;
     while let Some(step) = schedule.advance().unwrap() {
@@ -157,6 +162,46 @@ proptest! {
             let all = rows(walk(&case, &dataset, &order, rank, 0));
             let start = case.start_batch.min(all.len() as u64);
             prop_assert_eq!(&all[start as usize..], &rows(walk(&case, &dataset, &order, rank, start))[..]);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn samples_that_are_left_out_are_not_read_and_move_nothing(case in cases(), step in 1..6u64) {
+        let dataset = dataset(&case);
+        let samples: Arc<[u32]> = dataset.blocks().iter().map(|block| block.samples).collect();
+        let order = Order::new(samples, Shuffle::window(case.window).seed(5), case.world_size, None).unwrap();
+        let excluded: Vec<u64> = (0..dataset.samples()).filter(|sample| sample % 7 < step).collect();
+        for rank in 0..case.world_size {
+            let start = case.start_batch.min(walk(&case, &dataset, &order, rank, 0).batches.len() as u64);
+            let whole = walk(&case, &dataset, &order, rank, start);
+            let part = walk_without(&case, &dataset, &order, rank, start, &excluded);
+            prop_assert_eq!(part.batches.len(), whole.batches.len());
+            let mut uses: BTreeMap<u64, u32> = BTreeMap::new();
+            for (part, whole) in part.batches.iter().zip(&whole.batches) {
+                let kept: Vec<u64> = whole.rows.iter().copied().filter(|row| excluded.binary_search(row).is_err()).collect();
+                prop_assert_eq!((&part.rows, part.batch), (&kept, whole.batch));
+                prop_assert_eq!((part.left_out as usize, whole.left_out), (whole.rows.len() - kept.len(), 0));
+                for (row, sample) in part.rows.iter().enumerate() {
+                    let bytes: u64 = part.pieces_of(row, 0, 1).iter().map(|piece| piece.len).sum();
+                    prop_assert_eq!(bytes, dataset.extent(*sample, 0).unwrap().len);
+                }
+                part.pieces.iter().for_each(|piece| *uses.entry(piece.read).or_default() += 1);
+            }
+            for read in part.reads.values() {
+                // Pages come back when the last piece was copied: one that never comes would keep them.
+                let used = uses.get(&read.id).copied().unwrap_or(0);
+                prop_assert!(used == read.uses || case.drop_last && used < read.uses);
+                let apart = |sample: &u64| {
+                    let extent = dataset.extent(*sample, 0).unwrap();
+                    let touches = extent.start < read.extent.end() && read.extent.start < extent.end();
+                    extent.shard != read.extent.shard || !touches
+                };
+                prop_assert!(case.shape.gap_bytes > 0 || excluded.iter().all(apart));
+            }
         }
     }
 }

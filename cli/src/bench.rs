@@ -40,6 +40,9 @@ Figures (MB = 10^6 bytes; JSON names, one line):
   fetched_bytes, requests, retries  During `seconds`
   connections    Opened in all, those before `seconds` included: most are
                  opened ahead. Of a mounted file system, files
+  left_out       Samples that batches lacked: bad ones, and those of --quarantine
+  fields_read_again  Fields whose bytes were wrong, or whose first read failed
+  quarantine     Samples that were found bad: the first 1000, and how many more
   digest.content Sum of a 64-bit hash of each value with its sample's key and
                  its field's name; the same in any order
   digest.order   Sum of a hash of each sample's number with its epoch and its

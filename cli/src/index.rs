@@ -112,18 +112,18 @@ impl Target {
 }
 
 /// A file without a name that others see, in the directory of `path`.
-fn new_file(path: &Path) -> Result<tempfile::NamedTempFile> {
+pub(crate) fn new_file(path: &Path) -> Result<tempfile::NamedTempFile> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !directory.is_dir() {
         let error = Error::new(Kind::NotFound, format!("{}: no directory {}", path.display(), directory.display()));
-        return Err(error.advice("make it, or name another place for the index with -o"));
+        return Err(error.advice("make it, or name another place with -o"));
     }
     // The user's umask decides who may read it, as with any other file.
     let everybody = std::fs::Permissions::from_mode(0o666);
     tempfile::Builder::new().prefix(".ffindex-").permissions(everybody).tempfile_in(directory).map_err(|error| {
         Error::new(Kind::Io, format!("{}: cannot be written", path.display()))
             .source(std::io::Error::from(error.kind()))
-            .advice("name a place for the index with -o")
+            .advice("name another place with -o")
     })
 }
 

@@ -10,10 +10,13 @@ mod inspect;
 mod options;
 mod output;
 mod plan;
+mod probe;
 mod progress;
 mod rate;
 mod serve;
+mod sheet;
 mod timeline;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -44,8 +47,12 @@ enum Command {
     Inspect(inspect::Args),
     /// Show what would be in flight and why, without reading samples
     Plan(plan::Args),
+    /// Measure the link: round trips, goodput against connections, the knee; and say whether it is enough
+    Probe(probe::Args),
     /// Serve a directory across an emulated link
     Serve(serve::Args),
+    /// Hold every byte of tar shards against their index, and list what is bad
+    Verify(verify::Args),
     /// Say what this machine offers, and what to change
     Doctor(doctor::Args),
 }
@@ -57,7 +64,9 @@ fn main() -> ExitCode {
         Command::Index(args) => index::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Probe(args) => probe::run(&args),
         Command::Serve(args) => serve::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     };
     match outcome {

@@ -1,5 +1,6 @@
 //! Options that several commands share: what to stream, and how.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use farfeed::device::Device;
 use farfeed::fetch::RetryPolicy;
 use farfeed::loader::LoaderBuilder;
 use farfeed::order::Shuffle;
-use farfeed::{ByteSize, Error, Field, Kind, Loader, Result, Tokens};
+use farfeed::{ByteSize, Error, Field, Kind, Loader, OnError, Quarantine, Result, Tokens};
 
 use crate::progress::Opening;
 
@@ -32,6 +33,12 @@ pub(crate) struct Stream {
     /// Do not check fields against the digests of the index
     #[arg(long, help_heading = "Dataset")]
     pub(crate) no_verify: bool,
+    /// What to do about a bad sample: fail, skip (leave out up to 1000 in an epoch), or skip:N
+    #[arg(long, value_name = "WHAT", default_value = "fail", value_parser = parse_on_error, help_heading = "Dataset")]
+    pub(crate) on_error: OnError,
+    /// List of samples to leave out from the start, as `farfeed verify` writes it
+    #[arg(long, value_name = "FILE", help_heading = "Dataset")]
+    pub(crate) quarantine: Option<PathBuf>,
     /// Samples per batch and rank
     #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Order")]
     pub(crate) batch_size: u32,
@@ -93,6 +100,7 @@ impl Stream {
             .rank(self.rank, self.world_size)
             .device(Device::from_str(&self.device)?)
             .verify(!self.no_verify)
+            .on_error(self.on_error)
             .retry(RetryPolicy { patience: self.patience(), ..RetryPolicy::default() });
         if self.window > 0 {
             builder = builder.shuffle(Shuffle::window(self.window).seed(self.seed));
@@ -102,6 +110,9 @@ impl Stream {
         }
         if let Some(tokens) = &self.tokens {
             builder = builder.tokens(parse_tokens(tokens)?);
+        }
+        if let Some(list) = &self.quarantine {
+            builder = builder.quarantine(Quarantine::read(list)?);
         }
         if let Some(index) = &self.index {
             builder = builder.index(index);
@@ -167,6 +178,18 @@ fn field_kind(text: &str) -> Result<Field> {
     Ok(Field::array(dtype(name).ok_or_else(wrong)?, &shape))
 }
 
+/// What to do about a bad sample, as `--on-error` says it.
+fn parse_on_error(text: &str) -> Result<OnError, String> {
+    match text {
+        "fail" => Ok(OnError::Fail),
+        "skip" => Ok(OnError::skip()),
+        _ => match text.strip_prefix("skip:").and_then(|limit| limit.parse().ok()) {
+            Some(limit) => Ok(OnError::Skip { limit }),
+            None => Err("write fail, skip, or skip:100".into()),
+        },
+    }
+}
+
 /// How to cut token files, as `--tokens` says it.
 pub(crate) fn parse_tokens(text: &str) -> Result<Tokens> {
     let parse = || {
@@ -223,6 +246,18 @@ mod tests {
         {
             let error = parse(wrong).unwrap_err();
             assert!(error.kind() == Kind::Config && error.next_step().is_some(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_to_do_about_bad_samples_is_read_as_it_is_written() {
+        assert_eq!(parse_on_error("fail"), Ok(OnError::Fail));
+        assert_eq!(
+            (parse_on_error("skip"), parse_on_error("skip:7")),
+            (Ok(OnError::skip()), Ok(OnError::Skip { limit: 7 }))
+        );
+        for wrong in ["", "ignore", "skip:", "skip:-1", "skip 5"] {
+            assert!(parse_on_error(wrong).is_err(), "{wrong}");
         }
     }
 

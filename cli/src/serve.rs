@@ -1,12 +1,13 @@
-//! `farfeed serve`: a directory, far away.
+//! `farfeed serve`: a directory, or another server, far away.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use farfeed::emulate::{Cut, Effect, Fault, Faults, Link, Server, Site};
+use farfeed::emulate::{Congestion, Cut, Effect, Fault, Faults, Link, Relay, Server, Site, Stats};
 use farfeed::{ByteSize, Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -24,13 +25,25 @@ const BEFORE_FAULT: u64 = 50_000;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Directory to serve
-    directory: PathBuf,
+    #[arg(required_unless_present = "upstream")]
+    directory: Option<PathBuf>,
+    /// Put the link before this server instead, as in https://localhost:8443 or
+    /// 127.0.0.1:9000: connections are passed on byte for byte. Ask the link's
+    /// address under the server's name, or its certificate won't fit
+    #[arg(long, value_name = "URL", conflicts_with = "directory")]
+    upstream: Option<String>,
     /// Round-trip time in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 0.0)]
     rtt: f64,
     /// Rate that all connections share, as in 2Gbit/s or 250MB/s; default: no limit
     #[arg(long)]
     rate: Option<Rate>,
+    /// Rate that one connection gets; default: no limit
+    #[arg(long, value_name = "RATE")]
+    connection_rate: Option<Rate>,
+    /// How the far end answers loss: as Linux does, or as the textbook says
+    #[arg(long, value_enum, value_name = "NAME", default_value_t = Control::Cubic)]
+    congestion: Control,
     /// The most that one connection has in flight
     #[arg(long, value_name = "SIZE", default_value = "4MiB")]
     window: ByteSize,
@@ -43,23 +56,77 @@ pub(crate) struct Args {
     /// Time that the server takes over each request, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 0.0)]
     server_time: f64,
-    /// Address to listen on. There is no encryption, and nobody is asked who they are
-    #[arg(long, default_value = "127.0.0.1")]
-    address: IpAddr,
-    /// Port to listen on; 0 for a free one
+    /// Addresses to listen on. There is no encryption of our own, and nobody is asked who they are
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', default_value = "127.0.0.1")]
+    address: Vec<IpAddr>,
+    /// Port to listen on, the same at all addresses; 0 for a free one
     #[arg(long, default_value_t = 0)]
     port: u16,
-    #[command(flatten)]
-    faults: FaultArgs,
+    /// Send all bodies in chunks, without their lengths
+    #[arg(long, conflicts_with = "upstream")]
+    chunked: bool,
     /// Announce the URL as one line of JSON
     #[arg(long)]
     json: bool,
     /// End when standard input closes, so that a server does not outlive who started it
     #[arg(long)]
     until_stdin_closes: bool,
+    #[command(flatten)]
+    faults: FaultArgs,
 }
 
-/// What goes wrong, each with the probability that it strikes a request, 0 to 1.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Control {
+    Cubic,
+    Reno,
+}
+
+impl From<Control> for Congestion {
+    fn from(control: Control) -> Self {
+        match control {
+            Control::Cubic => Congestion::Cubic,
+            Control::Reno => Congestion::Reno,
+        }
+    }
+}
+
+/// Another server, and how its URLs begin.
+#[derive(Clone, Copy)]
+struct Upstream {
+    scheme: &'static str,
+    address: SocketAddr,
+}
+
+impl FromStr for Upstream {
+    type Err = Error;
+
+    /// `https://localhost:8443`, or an address and a port.
+    fn from_str(text: &str) -> Result<Self> {
+        // What was written may hold a password, so it is not said again.
+        let wrong = |what: &str| {
+            Error::new(Kind::Config, format!("--upstream {what}"))
+                .advice("write http://HOST:PORT, https://HOST:PORT or ADDRESS:PORT, without a path")
+        };
+        let (scheme, port, rest) = match text.split_once("://") {
+            None => ("http", None, text),
+            Some(("http", rest)) => ("http", Some(80), rest),
+            Some(("https", rest)) => ("https", Some(443), rest),
+            Some(_) => return Err(wrong("is neither http nor https")),
+        };
+        let host = rest.strip_suffix('/').unwrap_or(rest);
+        if host.is_empty() || host.contains(['/', '@', '?', '#']) {
+            return Err(wrong("is more or less than a host and a port"));
+        }
+        let with_port = host.to_socket_addrs().or_else(|error| match port {
+            Some(port) => (host, port).to_socket_addrs(),
+            None => Err(error),
+        });
+        let address = with_port.map_err(|error| wrong("has no address").source(error))?.next();
+        Ok(Upstream { scheme, address: address.ok_or_else(|| wrong("has no address"))? })
+    }
+}
+
+/// What goes wrong, each with the probability that it strikes a request (before another server: a connection).
 #[derive(clap::Args)]
 #[command(next_help_heading = "Faults, by their probability for each request (0 to 1)")]
 struct FaultArgs {
@@ -84,6 +151,9 @@ struct FaultArgs {
     /// So many requests at the start are answered with 503
     #[arg(long, value_name = "REQUESTS", default_value_t = 0)]
     fail_first: u64,
+    /// Requests beyond so many at a time are answered with 503
+    #[arg(long, value_name = "REQUESTS")]
+    max_concurrent: Option<usize>,
     /// Seed of all chance
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -94,20 +164,23 @@ struct FaultArgs {
 pub(crate) struct Announcement {
     /// `http://127.0.0.1:PORT`, without a slash at the end.
     pub(crate) url: String,
+    /// Everywhere that it listens, that of the URL first.
+    pub(crate) addresses: Vec<SocketAddr>,
     /// Always: nothing that is measured across it is a measurement of a network.
     pub(crate) emulated: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let (link, faults) = (args.link()?, args.faults.script()?);
-    let address = SocketAddr::new(args.address, args.port);
-    let server = Server::bind(address, Site::directory(&args.directory), link, faults)?;
-    if !args.address.is_loopback() {
-        eprintln!("farfeed: {address} can be reached by others: they can read all of {}", args.directory.display());
+    let addresses: Vec<_> = args.address.iter().map(|address| SocketAddr::new(*address, args.port)).collect();
+    let upstream = args.upstream.as_deref().map(Upstream::from_str).transpose()?;
+    let served = Served::start(args, upstream, &addresses, link, faults)?;
+    for address in args.address.iter().filter(|address| !address.is_loopback()) {
+        eprintln!("farfeed: {address} can be reached by others: they can read all of {}", served.source(args));
     }
-    args.announce(&server)?;
+    args.announce(&served)?;
     wait_for_the_end(args.until_stdin_closes)?;
-    let stats = server.stats();
+    let stats = served.stats();
     if !args.json {
         let sent = stats.bytes as f64 / 1e6;
         eprintln!(
@@ -118,11 +191,64 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// What lies behind the link, until dropped.
+enum Served {
+    Directory(Server),
+    Upstream(Relay, &'static str),
+}
+
+impl Served {
+    fn start(
+        args: &Args,
+        upstream: Option<Upstream>,
+        addresses: &[SocketAddr],
+        link: Link,
+        faults: Faults,
+    ) -> Result<Self> {
+        match (upstream, &args.directory) {
+            (Some(upstream), _) => {
+                let relay = Relay::bind_all(addresses, upstream.address, link, faults)?;
+                Ok(Served::Upstream(relay, upstream.scheme))
+            }
+            (None, directory) => {
+                let site = Site::directory(directory.as_deref().unwrap_or(Path::new(".")));
+                let site = if args.chunked { site.chunked() } else { site };
+                Ok(Served::Directory(Server::bind_all(addresses, site, link, faults)?))
+            }
+        }
+    }
+
+    fn announcement(&self) -> Announcement {
+        let (url, addresses) = match self {
+            Served::Directory(server) => (server.url().to_owned(), server.addresses()),
+            Served::Upstream(relay, scheme) => (format!("{scheme}://{}", relay.address()), relay.addresses()),
+        };
+        Announcement { url, addresses, emulated: true }
+    }
+
+    /// What lies behind the link, in words.
+    fn source(&self, args: &Args) -> String {
+        match (self, &args.directory) {
+            (Served::Upstream(relay, _), _) => relay.upstream().to_string(),
+            (Served::Directory(_), directory) => directory.as_deref().unwrap_or(Path::new(".")).display().to_string(),
+        }
+    }
+
+    fn stats(&self) -> Stats {
+        match self {
+            Served::Directory(server) => server.stats(),
+            Served::Upstream(relay, _) => relay.stats(),
+        }
+    }
+}
+
 impl Args {
     fn link(&self) -> Result<Link> {
         Ok(Link {
             rtt: milliseconds("--rtt", self.rtt)?,
             rate_bytes_s: self.rate.map(Rate::bytes_s),
+            connection_rate: self.connection_rate.map(Rate::bytes_s),
+            congestion: self.congestion.into(),
             window_bytes: usize::try_from(self.window.as_bytes()).unwrap_or(usize::MAX),
             loss: self.loss,
             jitter: milliseconds("--jitter", self.jitter)?,
@@ -132,8 +258,8 @@ impl Args {
         })
     }
 
-    fn announce(&self, server: &Server) -> Result<()> {
-        let announcement = Announcement { url: server.url().to_owned(), emulated: true };
+    fn announce(&self, served: &Served) -> Result<()> {
+        let announcement = served.announcement();
         let line = if self.json {
             serde_json::to_string(&announcement)
                 .map_err(|e| Error::new(Kind::Io, "writing the announcement").source(e))?
@@ -142,7 +268,7 @@ impl Args {
             format!(
                 "{} serves {} across an emulated link: {} ms, {rate}; Ctrl-C ends it",
                 announcement.url,
-                self.directory.display(),
+                served.source(self),
                 self.rtt
             )
         };
@@ -164,7 +290,7 @@ impl FaultArgs {
             ("--slow", self.slow, Effect::Slow { factor: SLOW_FACTOR }),
             ("--corrupt", self.corrupt, Effect::Corrupt { at: 0 }),
         ];
-        let mut faults = Faults::none().seed(self.seed);
+        let mut faults = Faults { max_concurrent: self.max_concurrent, ..Faults::none().seed(self.seed) };
         if self.fail_first > 0 {
             faults = faults.with(Fault::new(Effect::unavailable()).times(self.fail_first));
         }

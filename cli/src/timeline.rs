@@ -4,12 +4,11 @@
 //! picture stays small: beyond a few hundred in a lane they are drawn as coverage, a column of pixels each.
 
 mod lanes;
-mod sheet;
 
 use farfeed::telemetry::{Lane, Span};
 
 use self::lanes::{InFlight, Plot, Window};
-use self::sheet::{Anchor, Sheet};
+use crate::sheet::{Anchor, Sheet, Style, nice_above};
 
 /// One run of the pipeline.
 pub(crate) struct Run {
@@ -36,6 +35,19 @@ const PANEL_GAP: f64 = 26.0;
 /// The beginning ends so many steps after the first batch.
 const OPENING_STEPS: f64 = 3.0;
 
+/// Colours that stay apart also for the colour-blind, on white and on near-black.
+const STYLE: Style = Style {
+    light: "
+.label { font-size: 24px; font-weight: 600; fill: #1c2430; } .lane { font-size: 11px; }
+.fetch, .area { fill: #3c78c3; } .area { fill-opacity: .28; } .edge { fill: none; stroke: #3c78c3; stroke-width: 1.2; stroke-linejoin: round; }
+.copy { fill: #8a5fc0; } .compute { fill: #1f9d84; } .compute2 { fill: #62c2ae; } .stall { fill: #d6324a; } .first { fill: #aab2bf; }
+",
+    dark: "
+.label { fill: #e8ecf2; } .fetch, .area { fill: #6ea3e6; } .edge { stroke: #6ea3e6; }
+.copy { fill: #b394e6; } .compute { fill: #2fb79b; } .compute2 { fill: #1f7f6d; } .stall { fill: #ff5c72; } .first { fill: #566275; }
+",
+};
+
 /// The picture as a standalone SVG, for light and dark backgrounds.
 pub(crate) fn draw(title: &str, subtitle: &str, runs: &[Run]) -> String {
     let panels: Vec<Vec<Span>> = runs.iter().map(Run::since_begin).collect();
@@ -44,7 +56,7 @@ pub(crate) fn draw(title: &str, subtitle: &str, runs: &[Run]) -> String {
     let panel_height = lanes::height();
     let height = HEADER + runs.len() as f64 * (panel_height + PANEL_GAP) - PANEL_GAP + FOOTER;
 
-    let mut sheet = Sheet::new(WIDTH, height, title);
+    let mut sheet = Sheet::new(WIDTH, height, title, STYLE);
     sheet.text("title", MARGIN, 42.0, Anchor::Start, title);
     sheet.text("subtitle", MARGIN, 64.0, Anchor::Start, subtitle);
     legend(&mut sheet, 92.0);
@@ -136,11 +148,6 @@ fn axis(sheet: &mut Sheet, plot: &Plot, bottom: f64, top: f64) {
 /// The smallest 1, 2 or 5 times a power of ten that gives at most eight ticks.
 fn tick_step(end: f64) -> f64 {
     nice_above(end / 8.0)
-}
-
-fn nice_above(value: f64) -> f64 {
-    let power = 10f64.powf(value.log10().floor());
-    [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|nice| *nice >= value * (1.0 - 1e-9)).unwrap_or(value)
 }
 
 fn decimal(value: f64, step: f64) -> String {

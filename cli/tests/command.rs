@@ -413,10 +413,87 @@ fn help_fits_a_narrow_terminal() {
         &["index", "--help"],
         &["inspect", "--help"],
         &["plan", "--help"],
+        &["verify", "--help"],
         &["doctor", "--help"],
+        &["serve", "--help"],
     ] {
         let help = succeed(folder.path(), args);
         let long: Vec<_> = help.lines().filter(|line| line.chars().count() > 80).collect();
         assert!(long.is_empty(), "farfeed {args:?}: {long:#?}");
     }
+}
+
+/// Changes a byte of each of these samples' `jpg` in the folder's shards.
+fn damage(folder: &TempDir, samples: &[usize]) {
+    let dataset = shards::webdataset(SHARDS, PER_SHARD, 3000);
+    for sample in samples {
+        let path = folder.path().join(format!("train-{:04}.tar", sample / PER_SHARD));
+        let mut bytes = fs::read(&path).unwrap();
+        let jpg = &dataset.samples[*sample].1;
+        let at = bytes.windows(jpg.len()).position(|window| window == jpg).unwrap();
+        bytes[at + jpg.len() / 2] ^= 1;
+        fs::write(&path, bytes).unwrap();
+    }
+}
+
+#[test]
+fn verify_lists_what_is_bad_and_loaders_leave_it_out() {
+    let folder = indexed_folder();
+    let text = succeed(folder.path(), &["verify", PATTERN]);
+    assert!(text.contains("4 shards, 240 samples") && text.contains("bad       none"), "{text}");
+    let intact = bench(folder.path(), PATTERN, &[]);
+    damage(&folder, &[7, 200]);
+    let (status, complaint) = fail(folder.path(), &[&["bench", PATTERN, "--json"], &SMALL[..]].concat());
+    assert!(status == 1 && complaint.contains("0000/000007"), "{complaint}");
+    let output = run(folder.path(), &["verify", PATTERN, "-o", "bad.jsonl"]);
+    let (text, complaint) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!(output.status.code(), Some(1), "{complaint}");
+    assert!(
+        complaint.contains("2 of 240 samples are bad") && complaint.contains("--quarantine bad.jsonl"),
+        "{complaint}"
+    );
+    assert!(
+        text.contains("bad       2 samples") && text.contains("sample 0003/000020 of train-0003.tar, field 'jpg'"),
+        "{text}"
+    );
+    let lines = fs::read_to_string(folder.path().join("bad.jsonl")).unwrap();
+    let keys: Vec<Value> =
+        lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["key"].clone()).collect();
+    assert_eq!(keys, ["0000/000007", "0003/000020"]);
+    let named = bench(folder.path(), PATTERN, &["--quarantine", "bad.jsonl"]);
+    let skipped = bench(folder.path(), PATTERN, &["--on-error", "skip:2"]);
+    for figures in [&named, &skipped] {
+        assert_eq!((number(figures, "samples"), number(figures, "left_out")), (238.0, 2.0));
+        assert_eq!(number(figures, "batches"), number(&intact, "batches"));
+        assert_eq!(digest(figures, "content"), digest(&named, "content"));
+    }
+    assert_eq!(skipped["quarantine"]["entries"][1]["key"], "0003/000020");
+    assert_eq!(named["quarantine"]["entries"].as_array().unwrap().len(), 0);
+    let text = succeed(folder.path(), &[&["bench", PATTERN, "--on-error", "skip"], &SMALL[..]].concat());
+    assert!(text.contains("left out:    2 samples") && text.contains("sample 0000/000007 of"), "{text}");
+    let (status, complaint) =
+        fail(folder.path(), &[&["bench", PATTERN, "--json", "--on-error", "skip:1"], &SMALL[..]].concat());
+    assert!(status == 1 && complaint.contains("1 bad samples of epoch 0"), "{complaint}");
+    // Lists that cannot be read or written are told before anything is.
+    let (status, complaint) = fail(folder.path(), &["bench", PATTERN, "--quarantine", "train.ffindex"]);
+    assert!(status == 1 && complaint.contains("train.ffindex"), "{complaint}");
+    let (status, complaint) = fail(folder.path(), &["verify", PATTERN, "-o", "nowhere/bad.jsonl"]);
+    assert!(status == 1 && complaint.contains("nowhere"), "{complaint}");
+}
+
+#[test]
+fn verify_reads_across_a_link_and_says_so_in_one_line() {
+    let folder = indexed_folder();
+    damage(&folder, &[100]);
+    let server = serve(&folder, Fault::new(Effect::unavailable()).every(3).times(4).into());
+    let url = format!("{}/{PATTERN}", server.url());
+    let output = run(folder.path(), &["verify", &url, "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((number(&report, "samples"), number(&report, "bad")), (240.0, 1.0));
+    assert_eq!(report["first"][0]["key"], "0001/000040");
+    fs::remove_file(folder.path().join("train-0002.tar")).unwrap();
+    let output = run(folder.path(), &["verify", &url, "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((number(&report, "bad"), number(&report, "entries")), (61.0, 2.0));
 }

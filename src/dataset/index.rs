@@ -4,9 +4,7 @@ mod codec;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
-
-use super::location::{path, path_end};
+use super::location::{ByPath, path, path_end};
 use super::members::ShardIndex;
 use crate::error::{Error, Kind, Result};
 
@@ -73,33 +71,16 @@ impl Index {
 
     /// Place of each wanted shard.
     fn find_all<U: AsRef<str>>(&self, wanted: &[U]) -> Result<Vec<usize>> {
-        // Each suffix of each shard's path, with the shard that has it, if there is only one.
-        let mut by_suffix: HashMap<&str, Option<usize>> = HashMap::new();
-        for (place, shard) in self.shards.iter().enumerate() {
-            for suffix in suffixes(path(&shard.shard.url)) {
-                by_suffix.entry(suffix).and_modify(|only| *only = None).or_insert(Some(place));
-            }
-        }
-        let find = |url: &str| {
-            // The longest comes last.
-            let longest = suffixes(path(url)).filter_map(|suffix| by_suffix.get(suffix)).last();
-            match longest {
-                Some(Some(place)) => Ok(*place),
-                Some(None) => {
-                    Err(Error::new(Kind::Config, format!("several shards of the index could be {}", path(url)))
-                        .advice("name the shards with the directories in which `farfeed index` found them"))
-                }
-                None => Err(Error::new(Kind::NotFound, format!("shard {} is not in the index", path(url)))
-                    .advice("run `farfeed index` on the shards again")),
-            }
+        let shards = ByPath::new(self.shards.iter().map(|shard| shard.shard.url.as_str()));
+        let find = |url: &str| match shards.find(url) {
+            Some(Some(place)) => Ok(place),
+            Some(None) => Err(Error::new(Kind::Config, format!("several shards of the index could be {}", path(url)))
+                .advice("name the shards with the directories in which `farfeed index` found them")),
+            None => Err(Error::new(Kind::NotFound, format!("shard {} is not in the index", path(url)))
+                .advice("run `farfeed index` on the shards again")),
         };
         wanted.iter().map(|url| find(url.as_ref())).collect()
     }
-}
-
-/// The last component, the last two, and so on.
-fn suffixes(path: &str) -> impl Iterator<Item = &str> {
-    path.rmatch_indices('/').map(|(slash, _)| &path[slash + 1..]).chain(std::iter::once(path)).filter(|s| !s.is_empty())
 }
 
 /// Where the sidecar of a dataset lies unless told otherwise: beside the shards, named after what their names have in common.

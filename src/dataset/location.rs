@@ -1,6 +1,7 @@
 //! What URLs and paths have in common, whatever the store.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 /// A URL as it may be shown: without user information, query and fragment, which may be secrets. Paths stay as they are.
 pub fn shown(url: &str) -> Cow<'_, str> {
@@ -23,9 +24,38 @@ pub(super) fn path(url: &str) -> &str {
     &url[..path_end(url)]
 }
 
-/// Where the query or the fragment begins.
+/// Where the query or the fragment begins. Buckets' URLs have neither, as little as paths: their keys may have such letters.
 pub(super) fn path_end(url: &str) -> usize {
-    if url.contains("://") { url.find(['?', '#']).unwrap_or(url.len()) } else { url.len() }
+    match url.split_once("://") {
+        None | Some(("s3" | "gs" | "az", _)) => url.len(),
+        Some(_) => url.find(['?', '#']).unwrap_or(url.len()),
+    }
+}
+
+/// Shards by their URLs: each suffix of each path, with the place of the shard that has it, if there is only one.
+pub(super) struct ByPath<'a>(HashMap<&'a str, Option<usize>>);
+
+impl<'a> ByPath<'a> {
+    pub(super) fn new(urls: impl Iterator<Item = &'a str>) -> Self {
+        let mut by_suffix = HashMap::new();
+        for (place, url) in urls.enumerate() {
+            for suffix in suffixes(path(url)) {
+                by_suffix.entry(suffix).and_modify(|only| *only = None).or_insert(Some(place));
+            }
+        }
+        ByPath(by_suffix)
+    }
+
+    /// The one that shares the longest run of last path components with `url`; `Some(None)` where several do.
+    pub(super) fn find(&self, url: &str) -> Option<Option<usize>> {
+        // The longest comes last.
+        suffixes(path(url)).filter_map(|suffix| self.0.get(suffix)).last().copied()
+    }
+}
+
+/// The last component, the last two, and so on.
+fn suffixes(path: &str) -> impl Iterator<Item = &str> {
+    path.rmatch_indices('/').map(|(slash, _)| &path[slash + 1..]).chain(std::iter::once(path)).filter(|s| !s.is_empty())
 }
 
 #[cfg(test)]
@@ -40,6 +70,7 @@ mod tests {
             ("http://me@h?secret", "http://h"),
             ("/data/a@b?c.tar", "/data/a@b?c.tar"),
             ("memory:x", "memory:x"),
+            ("s3://b/what?/a#1.tar", "s3://b/what?/a#1.tar"),
         ] {
             assert_eq!(shown(url), seen);
         }

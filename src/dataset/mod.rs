@@ -23,6 +23,6 @@ pub use location::shown;
 pub use members::{MemberPlace, ShardIndex, Skipped};
 pub use npy::NpyHeader;
 pub use records::{RecordShard, RecordSpec};
-pub use samples::{BlockCut, Dataset};
+pub use samples::{BlockCut, Dataset, Named};
 pub use tar::{Entry, EntryKind, TarScanner};
 pub use webdataset::ShardIndexer;

@@ -1,11 +1,14 @@
 //! The dataset as a whole: samples numbered through all shards, and the blocks they are read in.
 
+mod lookup;
 #[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
+
+pub use lookup::Named;
 
 use super::catalog::{Block, Extent, FieldId, FieldLayout, SampleId, Shard};
 use super::fingerprint::Fingerprint;

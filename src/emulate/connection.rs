@@ -4,18 +4,19 @@ use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::{Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{sleep_until, timeout};
 
 use super::fault::{Cut, Effect};
-use super::network::{FlowId, Transfer};
+use super::network::{FlowId, Transfer, Way};
+use super::pace::Pace;
 use super::request::{HEAD_MAX, Method, Parsed, Request, parse};
-use super::response::{Response, respond};
-use super::server::Shared;
-use super::site::Content;
+use super::response::{Response, Rest, respond};
+use super::site::{Content, Site};
+use super::station::Hub;
 
 /// A connection on which nothing is asked for, or nothing is taken, for this long is closed.
 const IDLE_MAX: Duration = Duration::from_secs(120);
@@ -24,16 +25,17 @@ const IDLE_MAX: Duration = Duration::from_secs(120);
 pub(super) struct Connection {
     stream: TcpStream,
     flow: FlowId,
-    shared: Arc<Shared>,
+    site: Arc<Site>,
+    hub: Arc<Hub>,
     /// What was read and not understood yet.
     unread: Vec<u8>,
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, shared: Arc<Shared>) -> Self {
-        let flow = shared.pacer.open();
-        shared.counters.opened();
-        Connection { stream, flow, shared, unread: Vec::new() }
+    pub(super) fn new(stream: TcpStream, site: Arc<Site>, hub: Arc<Hub>) -> Self {
+        let flow = hub.pacer.open(Duration::ZERO);
+        hub.counters.opened();
+        Connection { stream, flow, site, hub, unread: Vec::new() }
     }
 
     /// Answers requests until the client goes, a fault ends it, or nothing happens for long.
@@ -79,11 +81,12 @@ impl Connection {
 
     /// Answers one request, and says how the connection ends, if it does.
     async fn answer(&self, request: Result<Request, u16>) -> io::Result<Option<Cut>> {
-        let (response, effect) = self.response(request);
+        let (_busy, requests) = self.hub.counters.busy();
+        let (response, effect) = self.response(request, requests);
         let ignore_untaken = matches!(effect, Some(Effect::Slow { .. }));
         let delay = if let Some(Effect::Delay(time)) = effect { time } else { Duration::ZERO };
-        let asked = self.shared.pacer.request(self.flow, Transfer { bytes: response.bytes(), delay, ignore_untaken });
-        let mut pace = Pace { effect, asked, head: response.head.len() as u64, first: None };
+        let asked = self.hub.pacer.request(self.flow, Transfer { bytes: response.bytes(), delay, ignore_untaken });
+        let mut pace = Pace::new(effect, asked, response.head.len() as u64);
         let (mut sent, total) = (0, response.bytes());
         while sent < total {
             let (mut credit, at) = self.arrived().await?;
@@ -93,33 +96,41 @@ impl Connection {
                     sleep_until(due.into()).await;
                 }
                 timeout(IDLE_MAX, self.hand_over(&response, sent, bytes)).await??;
-                self.shared.pacer.taken(self.flow, bytes);
+                self.hub.pacer.taken(self.flow, bytes);
                 (sent, credit) = (sent + bytes as u64, credit - bytes);
             }
         }
         Ok(response.end)
     }
 
-    fn response(&self, request: Result<Request, u16>) -> (Response, Option<Effect>) {
-        let shared = &self.shared;
+    /// The answer to one of so many requests at a time.
+    fn response(&self, request: Result<Request, u16>, requests: usize) -> (Response, Option<Effect>) {
+        let hub = &self.hub;
         let request = match request {
             Ok(request) if request.method != Method::Other => request,
             Ok(_) => return (Response::refusal(405), None),
             Err(status) => return (Response::refusal(status), None),
         };
-        shared.counters.requested();
+        hub.counters.requested();
+        let now = Instant::now();
         let (admitted, effect) = {
-            let mut script = shared.script();
-            let admitted = script.admits(request.bearer.as_deref(), Instant::now());
-            (admitted, admitted.then(|| script.strike(&request.key, request.method == Method::Get)).flatten())
+            let mut script = hub.script();
+            if !script.admits(request.token.as_deref(), now) {
+                (false, script.token_refusal())
+            } else if script.too_many(requests) {
+                (true, Some(Effect::slow_down()))
+            } else {
+                (true, script.strike(&request.key, request.method == Method::Get, now))
+            }
         };
         if !admitted || effect.is_some() {
-            shared.counters.struck();
+            hub.counters.struck();
         }
-        if !admitted {
+        if !admitted && effect.is_none() {
             return (Response::bare(401, "WWW-Authenticate: Bearer\r\n"), None);
         }
-        let mut response = respond(&request, shared.site.object(&request.key), effect.as_ref());
+        let object = self.site.object(&request.key);
+        let mut response = respond(&request, object, effect.as_ref(), SystemTime::now());
         if request.close {
             response.end = response.end.or(Some(Cut::Close));
         }
@@ -130,7 +141,7 @@ impl Connection {
     async fn arrived(&self) -> io::Result<(usize, Instant)> {
         let mut watched = true;
         poll_fn(|cx| {
-            if let Poll::Ready(arrival) = self.shared.pacer.poll_arrived(self.flow, cx) {
+            if let Poll::Ready(arrival) = self.hub.pacer.poll_arrived(self.flow, Way::ToClient, cx) {
                 return Poll::Ready(Ok(arrival));
             }
             // A client that gave up, as hedging ones do, must not fill the link any longer.
@@ -158,8 +169,16 @@ impl Connection {
                 at += self.write(&response.head[at as usize..end.min(head) as usize]).await? as u64;
                 continue;
             }
-            let position = response.body.start + (at - head);
             let most = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let rest = match response.rest(at - head).ok_or(io::ErrorKind::UnexpectedEof)? {
+                Rest::Made(bytes) => {
+                    at += self.write(&bytes[..bytes.len().min(most)]).await? as u64;
+                    continue;
+                }
+                Rest::Object(rest) => rest,
+            };
+            let position = rest.start;
+            let most = most.min(usize::try_from(rest.end - position).unwrap_or(most));
             let written = match response.corrupt {
                 Some(wrong) if wrong == position => self.write_wrong(response, position).await?,
                 Some(wrong) if wrong > position => {
@@ -169,7 +188,7 @@ impl Connection {
                 _ => self.write_body(response, position, most).await?,
             };
             at += written as u64;
-            self.shared.counters.sent(written as u64);
+            self.hub.counters.sent(written as u64);
         }
         Ok(())
     }
@@ -213,50 +232,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.shared.pacer.close(self.flow);
-        self.shared.counters.closed();
-    }
-}
-
-/// When bytes that have arrived are handed over: at once, unless a fault holds them back.
-struct Pace {
-    effect: Option<Effect>,
-    asked: Instant,
-    /// Bytes of the head, which faults of the body spare.
-    head: u64,
-    /// When the body began, or the pause.
-    first: Option<Instant>,
-}
-
-impl Pace {
-    /// Of `credit` bytes at position `sent`, which arrived `at`: how many to hand over, and not before when.
-    fn next(&mut self, sent: u64, credit: usize, at: Instant) -> (usize, Option<Instant>) {
-        match self.effect {
-            Some(Effect::Slow { factor }) => {
-                let late = (at - self.asked).mul_f64(factor);
-                (credit, Some(self.asked + late))
-            }
-            Some(Effect::Stall { after, pause }) => {
-                let before = (self.head + after).saturating_sub(sent);
-                match (before, self.first) {
-                    (0, None) => {
-                        let resumes = Instant::now() + pause;
-                        self.first = Some(resumes);
-                        (credit, Some(resumes))
-                    }
-                    (0, Some(_)) => (credit, None),
-                    (before, _) => (usize::try_from(before).unwrap_or(credit).min(credit), None),
-                }
-            }
-            Some(Effect::Drip { bytes_s }) if sent >= self.head => {
-                let first = *self.first.get_or_insert_with(Instant::now);
-                // A twentieth of a second's worth at a time.
-                let bytes = usize::try_from(bytes_s.div_ceil(20)).unwrap_or(credit).min(credit);
-                let done = sent - self.head + bytes as u64;
-                (bytes, Some(first + Duration::from_secs_f64(done as f64 / bytes_s as f64)))
-            }
-            Some(Effect::Drip { .. }) => (usize::try_from(self.head - sent).unwrap_or(credit).min(credit), None),
-            _ => (credit, None),
-        }
+        self.hub.pacer.close(self.flow);
+        self.hub.counters.closed();
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::flow::Flow;
-use super::link::{Link, PACKET};
+use super::link::{Link, PACKET, time_for};
 
 /// What happened to packets, counted.
 #[derive(Clone, Copy, Debug, Default)]
@@ -14,10 +14,23 @@ pub(super) struct Counts {
     pub(super) drops: u64,
 }
 
+/// The least time-out of retransmission beyond the round trip, in Linux.
+const TIME_OUT_BEYOND_RTT: Duration = Duration::from_millis(200);
+
 /// When a chunk is handed to the client, and when the server hears of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Carried {
     pub(super) delivered: Duration,
+    pub(super) acknowledged: Duration,
+    pub(super) lost: Option<Lost>,
+}
+
+/// A part of a chunk that had to be sent again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lost {
+    pub(super) bytes: usize,
+    /// When the sender knows, and sends it again.
+    pub(super) noticed: Duration,
     pub(super) acknowledged: Duration,
 }
 
@@ -30,6 +43,8 @@ pub(super) struct Line {
     pub(super) counts: Counts,
     /// When everything that was given to the link has left it.
     free_at: Duration,
+    /// The same towards the server, which has a line of its own.
+    up_free_at: Duration,
     /// Bytes in flight, and the flows that have some.
     in_flight: usize,
     sharers: usize,
@@ -46,6 +61,7 @@ impl Line {
             dead_until: Duration::ZERO,
             counts: Counts::default(),
             free_at: Duration::ZERO,
+            up_free_at: Duration::ZERO,
             in_flight: 0,
             sharers: 0,
             chance,
@@ -56,6 +72,7 @@ impl Line {
         self.packets_to_loss = self.chance.packets_to_loss(link.loss);
         if link.rate_bytes_s.is_none() {
             self.free_at = self.free_at.min(now);
+            self.up_free_at = self.up_free_at.min(now);
         }
         self.link = link;
     }
@@ -84,7 +101,7 @@ impl Line {
         }
         self.counts.drops += 1;
         let round = self.queue(now) + self.link.rtt;
-        if flow.back_off(now, round) {
+        if flow.lost() {
             flow.resent_at = Some(now + round);
         }
     }
@@ -92,30 +109,50 @@ impl Line {
     /// Carries a chunk of `flow`.
     pub(super) fn carry(&mut self, flow: &mut Flow, bytes: usize, now: Duration) -> Carried {
         let half = self.link.half_way();
-        let round = self.queue(now) + self.link.rtt;
+        let alone = flow.in_flight == 0 && bytes <= PACKET;
         self.free_at = self.free_at.max(now) + self.link.busy(bytes);
         let mut reaches = self.free_at + half + self.chance.up_to(self.link.jitter);
-        let lost = self.lost(bytes.div_ceil(PACKET) as u64);
-        if lost > 0 {
-            // The rest of the flow goes on arriving, and waits at the receiver until this is there.
-            self.counts.losses += lost;
-            self.free_at += self.link.busy(lost as usize * PACKET);
-            reaches += self.link.rtt;
-            flow.back_off(now, round);
+        if let Some(rate) = self.link.connection_rate {
+            flow.paced_until = flow.paced_until.max(now) + time_for(bytes, rate);
         }
         if let Some(resent_at) = flow.resent_at.take() {
             reaches = reaches.max(resent_at + half);
         }
+        let acknowledged = reaches + half;
         self.sharers += usize::from(flow.in_flight == 0);
         self.in_flight += bytes;
         flow.sent(bytes, now);
+        let lost = self.lost(bytes.div_ceil(PACKET) as u64).map(|(packets, last)| {
+            self.counts.losses += packets;
+            self.free_at += self.link.busy(packets as usize * PACKET);
+            // What follows tells the sender. Where nothing does, it asks by itself (RFC 8985's tail loss probe) two round
+            // trips after the last packet; a packet that was alone waits for the time-out.
+            let silence = match (last && flow.pending == 0, alone) {
+                (false, _) => Duration::ZERO,
+                (true, false) => self.link.rtt,
+                (true, true) => TIME_OUT_BEYOND_RTT,
+            };
+            let noticed = acknowledged + silence;
+            // The rest of the flow goes on arriving, and waits at the receiver until this is there.
+            reaches = noticed + half;
+            Lost { bytes: bytes.min(packets as usize * PACKET), noticed, acknowledged: reaches + half }
+        });
         flow.last_delivery = flow.last_delivery.max(reaches);
-        Carried { delivered: flow.last_delivery, acknowledged: reaches + half }
+        Carried { delivered: flow.last_delivery, acknowledged, lost }
+    }
+
+    /// Carries bytes from the client to the server, at the link's rate and without loss; says when they are there.
+    pub(super) fn carry_up(&mut self, flow: &mut Flow, bytes: usize, now: Duration) -> Duration {
+        self.up_free_at = self.up_free_at.max(now) + self.link.busy(bytes);
+        let sent = self.up_free_at.max(flow.established).max(self.dead_until);
+        let reaches = (sent + self.link.half_way()).max(flow.up_last_delivery);
+        flow.up_sent(bytes, reaches);
+        reaches
     }
 
     /// Bytes of `flow` are acknowledged.
-    pub(super) fn acknowledged(&mut self, flow: &mut Flow, bytes: usize) {
-        flow.acknowledged(&self.link, bytes);
+    pub(super) fn acknowledged(&mut self, flow: &mut Flow, bytes: usize, rtt: Option<Duration>, now: Duration) {
+        flow.acknowledged(&self.link, bytes, rtt, now);
         self.in_flight -= bytes;
         self.sharers -= usize::from(flow.in_flight == 0);
     }
@@ -126,17 +163,16 @@ impl Line {
         self.sharers -= usize::from(flow.in_flight > 0);
     }
 
-    /// How many of the next packets are lost.
-    fn lost(&mut self, packets: u64) -> u64 {
-        let mut lost = 0;
-        let mut left = packets;
+    /// How many of the next packets are lost, if any, and whether the last of them is.
+    fn lost(&mut self, packets: u64) -> Option<(u64, bool)> {
+        let (mut lost, mut left) = (0, packets);
         while left > self.packets_to_loss {
             left -= self.packets_to_loss + 1;
             lost += 1;
             self.packets_to_loss = self.chance.packets_to_loss(self.link.loss);
         }
         self.packets_to_loss = self.packets_to_loss.saturating_sub(left);
-        lost
+        (lost > 0).then_some((lost, left == 0))
     }
 }
 
@@ -179,9 +215,9 @@ mod tests {
     #[test]
     fn loses_what_it_is_told_to() {
         let mut line = Line::new(Link { loss: 0.01, seed: 3, ..Link::default() });
-        let lost: u64 = (0..100_000).map(|_| line.lost(10)).sum();
+        let lost: u64 = (0..100_000).filter_map(|_| line.lost(10)).map(|(packets, _)| packets).sum();
         assert!((9_500..10_500).contains(&lost), "{lost} of 1,000,000 at 1 %");
-        assert_eq!(Line::new(Link::default()).lost(1_000_000), 0);
+        assert_eq!(Line::new(Link::default()).lost(1_000_000), None);
     }
 
     #[test]

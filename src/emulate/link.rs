@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::congestion::Congestion;
 use super::network::Network;
 use crate::error::{Error, Kind, Result};
 
@@ -19,6 +20,10 @@ pub struct Link {
     pub window_bytes: usize,
     /// The most that a fresh connection has in flight in its first round, in bytes.
     pub initial_window: usize,
+    /// The most that the server gives one connection, in bytes per second; no limit if `None`.
+    pub connection_rate: Option<u64>,
+    /// What the server's system does about loss and growing delay.
+    pub congestion: Congestion,
     /// How long a queue the shared link can hold before it drops; `None`: one round trip, at least 20 ms.
     pub buffer: Option<Duration>,
     /// Probability that a packet of 1,460 bytes is lost, 0 to 0.5.
@@ -27,8 +32,12 @@ pub struct Link {
     pub jitter: Duration,
     /// Time that the server takes over each request before it answers.
     pub server_time: Duration,
-    /// Whether a connection that was idle for 200 ms + RTT starts with its initial window again, as Linux does.
+    /// Whether a connection's window is halved for each 200 ms + RTT that it was idle, down to the initial one, as
+    /// Linux does.
     pub idle_restart: bool,
+    /// The most of one connection that arrives at once where there is a rate, in bytes; less if that is more than a millisecond. Receivers
+    /// wake up that often: 64 KiB is what a network card hands over, and costs this process more.
+    pub burst_bytes: usize,
     /// Seed of loss and jitter.
     pub seed: u64,
 }
@@ -41,11 +50,14 @@ impl Default for Link {
             rate_bytes_s: None,
             window_bytes: 4 << 20,
             initial_window: 10 * PACKET,
+            connection_rate: None,
+            congestion: Congestion::default(),
             buffer: None,
             loss: 0.0,
             jitter: Duration::ZERO,
             server_time: Duration::ZERO,
             idle_restart: true,
+            burst_bytes: 512 << 10,
             seed: 0,
         }
     }
@@ -64,6 +76,13 @@ impl Link {
         self
     }
 
+    /// The same link with a limit, in bytes per second, for each connection.
+    #[must_use]
+    pub fn connection_rate(mut self, bytes_s: u64) -> Self {
+        self.connection_rate = Some(bytes_s);
+        self
+    }
+
     /// How long `bytes` take to arrive over `connections` fresh connections that share them evenly, from connecting
     /// to the last byte, if the client takes everything at once: the floor that a loader's cold start stands on.
     ///
@@ -78,10 +97,12 @@ impl Link {
     pub(super) fn check(&self) -> Result<()> {
         let wrong = if self.rtt > Duration::from_secs(10) || self.jitter > Duration::from_secs(10) {
             "rtt and jitter are at most 10 s"
-        } else if self.rate_bytes_s.is_some_and(|rate| rate < 1000) {
-            "rate_bytes_s is at least 1000"
+        } else if [self.rate_bytes_s, self.connection_rate].into_iter().flatten().any(|rate| rate < 1000) {
+            "rate_bytes_s and connection_rate are at least 1000"
         } else if self.window_bytes < 2 * PACKET || self.initial_window < PACKET {
             "window_bytes is at least 2920, initial_window at least 1460"
+        } else if self.burst_bytes < PACKET {
+            "burst_bytes is at least 1460"
         } else if !(0.0..=0.5).contains(&self.loss) {
             "loss lies between 0 and 0.5"
         } else if self.server_time > Duration::from_secs(60) {
@@ -102,14 +123,18 @@ impl Link {
 
     /// How long the shared link is busy with `bytes`.
     pub(super) fn busy(&self, bytes: usize) -> Duration {
-        self.rate_bytes_s.map_or(Duration::ZERO, |rate| {
-            Duration::from_nanos((bytes as u128 * 1_000_000_000 / u128::from(rate)) as u64)
-        })
+        self.rate_bytes_s.map_or(Duration::ZERO, |rate| time_for(bytes, rate))
     }
 
     /// The most that is sent at a time: what the link carries in a millisecond, so that connections take turns often
     /// enough, and few enough chunks, so that the emulation stays cheap at high rates.
     pub(super) fn chunk_max(&self) -> usize {
-        self.rate_bytes_s.map_or(1 << 20, |rate| ((rate / 1000) as usize).clamp(PACKET, 512 << 10))
+        let rate = self.rate_bytes_s.into_iter().chain(self.connection_rate).min();
+        rate.map_or(1 << 20, |rate| ((rate / 1000) as usize).clamp(PACKET, self.burst_bytes))
     }
+}
+
+/// How long `bytes` take at `rate` bytes per second.
+pub(super) fn time_for(bytes: usize, rate: u64) -> Duration {
+    Duration::from_nanos((bytes as u128 * 1_000_000_000 / u128::from(rate)) as u64)
 }

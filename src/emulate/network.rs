@@ -25,12 +25,23 @@ pub(super) struct Transfer {
     pub(super) ignore_untaken: bool,
 }
 
+/// Which way bytes go over the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Way {
+    ToClient,
+    ToServer,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     /// The server has the request and starts to answer.
     Answer { flow: FlowId, bytes: u64 },
     /// An acknowledgement is back.
-    Acknowledge { flow: FlowId, bytes: usize },
+    Acknowledge { flow: FlowId, bytes: usize, sent: Option<Duration> },
+    /// The server notices a loss.
+    Notice { flow: FlowId },
+    /// The server may give a connection more.
+    Resume { flow: FlowId },
     /// The link's buffer has room again.
     Admit,
 }
@@ -41,11 +52,11 @@ pub(super) struct Network {
     line: Line,
     flows: HashMap<FlowId, Flow>,
     flows_opened: FlowId,
-    arrivals: Agenda<FlowId>,
+    arrivals: Agenda<(FlowId, Way)>,
     events: Agenda<Event>,
     /// Flows that the link's buffer had no room for, in turn; an `Admit` is planned while there are any.
     waiting: VecDeque<FlowId>,
-    ready: Vec<FlowId>,
+    ready: Vec<(FlowId, Way)>,
 }
 
 impl Network {
@@ -80,11 +91,11 @@ impl Network {
         self.line.counts
     }
 
-    /// A client connects.
-    pub(super) fn open(&mut self, now: Duration) -> FlowId {
+    /// A client connects; its handshake takes so much longer than the round trip.
+    pub(super) fn open(&mut self, delay: Duration, now: Duration) -> FlowId {
         self.advance(now);
         self.flows_opened += 1;
-        self.flows.insert(self.flows_opened, Flow::new(&self.line.link, now));
+        self.flows.insert(self.flows_opened, Flow::new(&self.line.link, delay, now));
         self.flows_opened
     }
 
@@ -106,9 +117,35 @@ impl Network {
         self.events.plan(at, Event::Answer { flow: id, bytes: transfer.bytes });
     }
 
-    /// Bytes that arrived and were not taken yet, and when (the first of them) did.
-    pub(super) fn take(&mut self, flow: FlowId) -> Option<(usize, Duration)> {
-        let (at, bytes) = self.flows.get_mut(&flow)?.arrived.pop_front()?;
+    /// The server has bytes for a client, which nobody had to announce. It hears of the client when the handshake's
+    /// last packet has come.
+    pub(super) fn offer(&mut self, id: FlowId, bytes: usize, now: Duration) {
+        self.advance(now);
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        let at = now.max(flow.established + self.line.link.half_way());
+        self.events.plan(at, Event::Answer { flow: id, bytes: bytes as u64 });
+    }
+
+    /// A client has bytes for the server; none of them are its end.
+    pub(super) fn upload(&mut self, id: FlowId, bytes: usize, now: Duration) {
+        self.advance(now);
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        let at = self.line.carry_up(flow, bytes, now);
+        self.arrivals.plan(at, (id, Way::ToServer));
+    }
+
+    /// How many bytes of a flow are worth keeping at the server: what its window asks for, and as much again, as
+    /// Linux sizes a socket's buffer; one more piece so that it never runs dry.
+    pub(super) fn appetite(&self, id: FlowId, piece: usize) -> usize {
+        self.flows.get(&id).map_or(0, |flow| (2 * flow.window()).min(self.line.link.window_bytes) + piece)
+    }
+
+    /// Bytes that arrived and were not taken yet, and when (the first of them) did. Towards the server none of them
+    /// are the client's end.
+    pub(super) fn take(&mut self, flow: FlowId, way: Way) -> Option<(usize, Duration)> {
+        let flow = self.flows.get_mut(&flow)?;
+        let arrived = if way == Way::ToClient { &mut flow.arrived } else { &mut flow.up_arrived };
+        let (at, bytes) = arrived.pop_front()?;
         Some((bytes, at))
     }
 
@@ -128,7 +165,7 @@ impl Network {
     }
 
     /// Flows for which bytes arrived since this was last asked.
-    pub(super) fn ready(&mut self) -> impl Iterator<Item = FlowId> + '_ {
+    pub(super) fn ready(&mut self) -> impl Iterator<Item = (FlowId, Way)> + '_ {
         self.ready.drain(..)
     }
 
@@ -141,8 +178,8 @@ impl Network {
                 return;
             }
             if arrival <= event {
-                let Some((at, flow)) = self.arrivals.pop() else { return };
-                self.arrive(flow, at);
+                let Some((at, (flow, way))) = self.arrivals.pop() else { return };
+                self.arrive(flow, way, at);
             } else {
                 let Some((at, event)) = self.events.pop() else { return };
                 self.happen(event, at);
@@ -150,18 +187,17 @@ impl Network {
         }
     }
 
-    fn arrive(&mut self, id: FlowId, at: Duration) {
+    fn arrive(&mut self, id: FlowId, way: Way, at: Duration) {
         if at < self.line.dead_until {
-            self.arrivals.plan(self.line.dead_until + self.line.link.half_way(), id);
+            self.arrivals.plan(self.line.dead_until + self.line.link.half_way(), (id, way));
             return;
         }
         let Some(flow) = self.flows.get_mut(&id) else { return };
-        let Some(bytes) = flow.on_the_way.pop_front() else { return };
-        match flow.arrived.back_mut() {
-            Some((last, sum)) if *last == at || !flow.ignore_untaken => *sum += bytes,
-            _ => flow.arrived.push_back((at, bytes)),
+        match way {
+            Way::ToClient => flow.arrive(at),
+            Way::ToServer => flow.up_arrive(at),
         }
-        self.ready.push(id);
+        self.ready.push((id, way));
     }
 
     fn happen(&mut self, event: Event, at: Duration) {
@@ -176,9 +212,18 @@ impl Network {
                     self.transmit(id, at);
                 }
             }
-            Event::Acknowledge { flow: id, bytes } => {
+            Event::Acknowledge { flow: id, bytes, sent } => {
                 if let Some(flow) = self.flows.get_mut(&id) {
-                    self.line.acknowledged(flow, bytes);
+                    self.line.acknowledged(flow, bytes, sent.map(|sent| at.saturating_sub(sent)), at);
+                    self.transmit(id, at);
+                }
+            }
+            Event::Notice { flow } => {
+                self.flows.get_mut(&flow).map(Flow::lost);
+            }
+            Event::Resume { flow: id } => {
+                if let Some(flow) = self.flows.get_mut(&id) {
+                    flow.pausing = false;
                     self.transmit(id, at);
                 }
             }
@@ -190,10 +235,25 @@ impl Network {
     fn transmit(&mut self, id: FlowId, now: Duration) {
         let Some(flow) = self.flows.get_mut(&id).filter(|flow| !flow.waiting) else { return };
         while let Some(bytes) = flow.next_chunk(&self.line.link) {
+            if flow.paced_until > now {
+                if !std::mem::replace(&mut flow.pausing, true) {
+                    self.events.plan(flow.paced_until, Event::Resume { flow: id });
+                }
+                return;
+            }
             if self.line.admits(now) {
                 let carried = self.line.carry(flow, bytes, now);
-                self.arrivals.plan(carried.delivered, id);
-                self.events.plan(carried.acknowledged, Event::Acknowledge { flow: id, bytes });
+                self.arrivals.plan(carried.delivered, (id, Way::ToClient));
+                let whole = bytes - carried.lost.map_or(0, |lost| lost.bytes);
+                if let Some(lost) = carried.lost {
+                    self.events.plan(lost.noticed, Event::Notice { flow: id });
+                    let event = Event::Acknowledge { flow: id, bytes: lost.bytes, sent: None };
+                    self.events.plan(lost.acknowledged, event);
+                }
+                if whole > 0 {
+                    let event = Event::Acknowledge { flow: id, bytes: whole, sent: Some(now) };
+                    self.events.plan(carried.acknowledged, event);
+                }
                 continue;
             }
             if now >= self.line.dead_until {
@@ -233,7 +293,7 @@ impl Network {
     pub(super) fn transfer_time(mut self, bytes: u64, connections: usize) -> Duration {
         let connections = connections.max(1) as u64;
         for n in 0..connections {
-            let flow = self.open(Duration::ZERO);
+            let flow = self.open(Duration::ZERO, Duration::ZERO);
             let bytes = bytes / connections + u64::from(n < bytes % connections);
             self.request(flow, Transfer { bytes, delay: Duration::ZERO, ignore_untaken: false }, Duration::ZERO);
         }
@@ -241,8 +301,8 @@ impl Network {
         while left > 0 {
             let Some(now) = self.wake_at() else { break };
             self.advance(now);
-            for flow in self.ready().collect::<Vec<_>>() {
-                while let Some((bytes, at)) = self.take(flow) {
+            for (flow, way) in self.ready().collect::<Vec<_>>() {
+                while let Some((bytes, at)) = self.take(flow, way) {
                     (last, left) = (at, left - bytes as u64);
                     self.taken(flow, bytes, at);
                 }
@@ -281,230 +341,4 @@ impl<T: Ord> Agenda<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::link::PACKET;
-    use super::*;
-
-    const RTT: Duration = Duration::from_millis(15);
-
-    fn transfer(bytes: u64) -> Transfer {
-        Transfer { bytes, delay: Duration::ZERO, ignore_untaken: false }
-    }
-
-    fn link() -> Link {
-        Link::rtt(RTT)
-    }
-
-    /// Runs until `until`; every arrival is taken at once and reported.
-    fn run(network: &mut Network, until: Duration, mut report: impl FnMut(FlowId, usize, Duration)) {
-        while let Some(now) = network.wake_at().filter(|at| *at <= until) {
-            network.advance(now);
-            for flow in network.ready().collect::<Vec<_>>() {
-                while let Some((bytes, at)) = network.take(flow) {
-                    report(flow, bytes, at);
-                    network.taken(flow, bytes, at);
-                }
-            }
-            assert!(network.line.queue(now) <= network.line.link.queue_max() + RTT, "the queue grows");
-        }
-        network.advance(until);
-    }
-
-    /// Bytes per flow that `flows` endless transfers get in `seconds`, the first second apart.
-    fn shares(link: Link, flows: u64, seconds: u64) -> Vec<u64> {
-        let mut network = Network::new(link);
-        for _ in 0..flows {
-            let flow = network.open(Duration::ZERO);
-            network.request(flow, transfer(u64::MAX / 2), Duration::ZERO);
-        }
-        let mut shares = vec![0; flows as usize];
-        run(&mut network, Duration::from_secs(seconds + 1), |flow, bytes, at| {
-            if at >= Duration::from_secs(1) {
-                shares[flow as usize - 1] += bytes as u64;
-            }
-        });
-        shares
-    }
-
-    fn close_to(found: f64, expected: f64, tolerance: f64) {
-        let ratio = found / expected;
-        assert!((ratio - 1.0).abs() <= tolerance, "{found:.4} found, {expected:.4} expected, ratio {ratio:.3}");
-    }
-
-    #[test]
-    fn a_fresh_connection_costs_two_round_trips_and_a_warm_one_one() {
-        let mut network = Network::new(link());
-        let flow = network.open(Duration::ZERO);
-        let mut arrivals = Vec::new();
-        network.request(flow, transfer(100), Duration::ZERO);
-        run(&mut network, RTT * 10, |_, bytes, at| arrivals.push((bytes, at)));
-        network.request(flow, transfer(200), RTT * 10);
-        run(&mut network, RTT * 20, |_, bytes, at| arrivals.push((bytes, at)));
-        assert_eq!(arrivals, [(100, RTT * 2), (200, RTT * 11)]);
-    }
-
-    #[test]
-    fn slow_start_takes_its_rounds() {
-        for (bytes, connections) in [(10_000, 1), (1 << 20, 1), (6_900_000, 8), (6_900_000, 32), (1 << 28, 8)] {
-            // 10, 20, 40 … packets per round and connection.
-            let rounds = (bytes as f64 / connections as f64 / (10 * PACKET) as f64 + 1.0).log2().ceil() as u32;
-            let link = Link { window_bytes: 1 << 30, ..link() };
-            let found = link.transfer_time(bytes, connections).unwrap();
-            assert_eq!(found, RTT * (1 + rounds), "{bytes} bytes over {connections} connections");
-        }
-    }
-
-    #[test]
-    fn the_rate_bounds_a_long_transfer() {
-        let link = link().rate(125_000_000);
-        for connections in [1, 8, 32, 200] {
-            let found = link.transfer_time(250_000_000, connections).unwrap().as_secs_f64();
-            assert!(found > 2.0 + 0.03, "{found} s for 2 s of link and 2 RTT");
-            // Each has its part from the start: the last one to end has the link for itself, and a small window.
-            close_to(found, 2.03, 0.15);
-        }
-    }
-
-    #[test]
-    fn the_window_bounds_one_connection() {
-        let link = Link { window_bytes: 1 << 20, ..link() };
-        let share = shares(link, 1, 4)[0] as f64 / 4.0;
-        close_to(share, (1 << 20) as f64 / RTT.as_secs_f64(), 0.02);
-    }
-
-    #[test]
-    fn connections_share_the_link_evenly_and_fill_it() {
-        for (rate, flows) in [(125_000_000, 2), (125_000_000, 8), (12_500_000, 8), (1_250_000_000, 32)] {
-            let shares = shares(link().rate(rate), flows, 8);
-            close_to(shares.iter().sum::<u64>() as f64, 8.0 * rate as f64, 0.04);
-            let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
-            assert!(*most as f64 <= 1.4 * *least as f64, "{shares:?}");
-        }
-    }
-
-    #[test]
-    fn the_buffer_bounds_the_queue() {
-        let link = Link { buffer: Some(Duration::from_millis(5)), ..link().rate(12_500_000) };
-        let mut network = Network::new(link);
-        for _ in 0..64 {
-            let flow = network.open(Duration::ZERO);
-            network.request(flow, transfer(1 << 30), Duration::ZERO);
-        }
-        let mut longest = Duration::ZERO;
-        for step in 1..20_000 {
-            let now = Duration::from_micros(100) * step;
-            network.advance(now);
-            for flow in network.ready().collect::<Vec<_>>() {
-                while let Some((bytes, at)) = network.take(flow) {
-                    network.taken(flow, bytes, at.max(now));
-                }
-            }
-            longest = longest.max(network.line.queue(now));
-        }
-        // One chunk, a millisecond of link, may go beyond.
-        assert!(longest <= Duration::from_millis(6), "{longest:?}");
-        assert!(longest >= Duration::from_millis(4) && network.counts().drops > 0, "never filled: {longest:?}");
-    }
-
-    #[test]
-    fn loss_bounds_a_connection_as_mathis_says() {
-        // Mathis et al.: MSS / RTT · sqrt(3 / 2p). Here the queue is empty, so RTT is the link's.
-        for loss in [0.001, 0.01] {
-            let link = Link { loss, seed: 5, ..link().rate(1_250_000_000) };
-            let flows = 8;
-            let found = shares(link, flows, 20).iter().sum::<u64>() as f64 / (20 * flows) as f64;
-            let expected = PACKET as f64 / RTT.as_secs_f64() * (1.5 / loss).sqrt();
-            close_to(found, expected, 0.25);
-        }
-    }
-
-    #[test]
-    fn jitter_delays_and_never_reorders() {
-        let link = Link { jitter: Duration::from_millis(5), seed: 9, ..link().rate(12_500_000) };
-        let mut network = Network::new(link);
-        let flow = network.open(Duration::ZERO);
-        network.request(flow, transfer(1 << 20), Duration::ZERO);
-        let (mut last, mut sum) = (Duration::ZERO, 0);
-        run(&mut network, Duration::from_secs(2), |_, bytes, at| {
-            assert!(at >= last);
-            (last, sum) = (at, sum + bytes);
-        });
-        assert_eq!(sum, 1 << 20);
-        assert!(last > link_floor(1 << 20), "{last:?}");
-    }
-
-    fn link_floor(bytes: u64) -> Duration {
-        link().rate(12_500_000).transfer_time(bytes, 1).unwrap()
-    }
-
-    #[test]
-    fn a_receiver_that_takes_nothing_fills_one_window() {
-        let mut network = Network::new(Link { window_bytes: 100 * PACKET, ..link() });
-        let flow = network.open(Duration::ZERO);
-        network.request(flow, transfer(1 << 30), Duration::ZERO);
-        network.advance(Duration::from_secs(5));
-        let (held, _) = network.take(flow).unwrap();
-        assert!((50 * PACKET..=100 * PACKET).contains(&held), "{held}");
-        assert!(network.take(flow).is_none());
-        network.taken(flow, held, Duration::from_secs(5));
-        network.advance(Duration::from_secs(6));
-        assert!(network.take(flow).is_some(), "room in the window moves it on");
-    }
-
-    #[test]
-    fn nothing_passes_a_dead_link() {
-        let mut network = Network::new(link().rate(12_500_000));
-        let flow = network.open(Duration::ZERO);
-        network.request(flow, transfer(5_000_000), Duration::ZERO);
-        let (from, until) = (Duration::from_millis(200), Duration::from_millis(1200));
-        run(&mut network, from, |_, _, _| {});
-        network.silence(from, until - from);
-        let (mut first, mut last) = (None, Duration::ZERO);
-        run(&mut network, Duration::from_secs(9), |_, _, at| {
-            first.get_or_insert(at);
-            last = at;
-        });
-        assert!(first.unwrap() >= until && first.unwrap() < until + RTT * 3, "{first:?}");
-        // 0.4 s of link, of which a part was done, after the second that was lost.
-        assert!(last > Duration::from_millis(1380) && last < Duration::from_millis(1700), "{last:?}");
-    }
-
-    #[test]
-    fn idleness_closes_the_window_if_told_to() {
-        let second_takes = |idle_restart| {
-            let mut network = Network::new(Link { idle_restart, ..link() });
-            let flow = network.open(Duration::ZERO);
-            let mut last = Duration::ZERO;
-            network.request(flow, transfer(1 << 20), Duration::ZERO);
-            run(&mut network, Duration::from_secs(2), |_, _, at| last = at);
-            assert_eq!(last, RTT * 8);
-            network.request(flow, transfer(1 << 20), Duration::from_secs(2));
-            run(&mut network, Duration::from_secs(4), |_, _, at| last = at);
-            last - Duration::from_secs(2)
-        };
-        assert_eq!(second_takes(true), RTT * 7);
-        assert!(second_takes(false) <= RTT * 2, "{:?}", second_takes(false));
-    }
-
-    #[test]
-    fn coming_late_changes_no_rate() {
-        let mut network = Network::new(link().rate(125_000_000));
-        for _ in 0..8 {
-            let flow = network.open(Duration::ZERO);
-            network.request(flow, transfer(1 << 40), Duration::ZERO);
-        }
-        let mut sum = 0;
-        for step in 1..=700_u32 {
-            // Up to 7 ms late, half a round trip, as a busy machine is.
-            let now = Duration::from_millis(4 * u64::from(step) + u64::from(step % 3));
-            network.advance(now);
-            for flow in network.ready().collect::<Vec<_>>() {
-                while let Some((bytes, _)) = network.take(flow) {
-                    sum += if step > 200 { bytes } else { 0 };
-                    network.taken(flow, bytes, now);
-                }
-            }
-        }
-        close_to(sum as f64, 2.0 * 125e6, 0.03);
-    }
-}
+mod tests;

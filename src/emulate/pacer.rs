@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::line::Counts;
 use super::link::Link;
-use super::network::{FlowId, Network, Transfer};
+use super::network::{FlowId, Network, Transfer, Way};
 use crate::sys::timer::Timer;
 
 /// A thread that was held up for longer than this does not catch up: the network stood still with it. Below, bytes
@@ -27,7 +27,7 @@ struct State {
     network: Network,
     /// The network's start: moved on by what was lost in being held up.
     zero: Instant,
-    wakers: HashMap<FlowId, Waker>,
+    wakers: HashMap<(FlowId, Way), Waker>,
     /// When the timer goes off.
     armed: Option<Duration>,
 }
@@ -63,14 +63,15 @@ impl Pacer {
         self.state().network.counts()
     }
 
-    pub(super) fn open(&self) -> FlowId {
-        self.with(Network::open)
+    pub(super) fn open(&self, delay: Duration) -> FlowId {
+        self.with(|network, now| network.open(delay, now))
     }
 
     pub(super) fn close(&self, flow: FlowId) {
         let mut state = self.state();
         state.network.close(flow);
-        state.wakers.remove(&flow);
+        state.wakers.remove(&(flow, Way::ToClient));
+        state.wakers.remove(&(flow, Way::ToServer));
     }
 
     /// Sends a request; gives the time at which it was sent.
@@ -80,13 +81,28 @@ impl Pacer {
         asked
     }
 
+    /// The server has bytes for a client.
+    pub(super) fn offer(&self, flow: FlowId, bytes: usize) {
+        self.with(|network, now| network.offer(flow, bytes, now));
+    }
+
+    /// A client has bytes for the server; none are its end.
+    pub(super) fn upload(&self, flow: FlowId, bytes: usize) {
+        self.with(|network, now| network.upload(flow, bytes, now));
+    }
+
+    /// How many bytes are worth keeping at the server, one `piece` included.
+    pub(super) fn appetite(&self, flow: FlowId, piece: usize) -> usize {
+        self.state().network.appetite(flow, piece)
+    }
+
     /// Bytes that arrived, and when (the first of them) did.
-    pub(super) fn poll_arrived(&self, flow: FlowId, cx: &mut Context<'_>) -> Poll<(usize, Instant)> {
+    pub(super) fn poll_arrived(&self, flow: FlowId, way: Way, cx: &mut Context<'_>) -> Poll<(usize, Instant)> {
         let mut state = self.state();
-        match state.network.take(flow) {
+        match state.network.take(flow, way) {
             Some((bytes, at)) => Poll::Ready((bytes, state.zero + at)),
             None => {
-                state.wakers.insert(flow, cx.waker().clone());
+                state.wakers.insert((flow, way), cx.waker().clone());
                 Poll::Pending
             }
         }
@@ -144,8 +160,8 @@ impl State {
     }
 
     fn wake(&mut self) {
-        for flow in self.network.ready() {
-            if let Some(waker) = self.wakers.remove(&flow) {
+        for awaited in self.network.ready() {
+            if let Some(waker) = self.wakers.remove(&awaited) {
                 waker.wake();
             }
         }

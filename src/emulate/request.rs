@@ -17,7 +17,8 @@ pub(super) struct Request {
     pub(super) range: Option<RangeWanted>,
     pub(super) if_match: Option<String>,
     pub(super) if_range: Option<String>,
-    pub(super) bearer: Option<String>,
+    /// A bearer's, or S3's session token, from a header or the query.
+    pub(super) token: Option<String>,
     /// Whether the client wants the connection closed after the answer.
     pub(super) close: bool,
 }
@@ -92,7 +93,7 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     };
     let (Some(method), Some(target)) = (head.method, head.path) else { return Parsed::Refused(400) };
     let Some(key) = key(target) else { return Parsed::Refused(400) };
-    let mut request = Request { key, close: head.version == Some(0), ..Request::default() };
+    let mut request = Request { key, token: token(target), close: head.version == Some(0), ..Request::default() };
     request.method = match method {
         "GET" => Method::Get,
         "HEAD" => Method::Head,
@@ -108,7 +109,10 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
         } else if named("if-range") {
             request.if_range = Some(value.to_owned());
         } else if named("authorization") {
-            request.bearer = value.strip_prefix("Bearer ").map(str::to_owned);
+            let bearer = value.strip_prefix("Bearer ").map(str::to_owned);
+            request.token = bearer.or(request.token);
+        } else if named("x-amz-security-token") {
+            request.token = Some(value.to_owned());
         } else if named("connection") {
             request.close |= value.eq_ignore_ascii_case("close");
         } else if named("transfer-encoding") || (named("content-length") && value != "0") {
@@ -125,16 +129,26 @@ fn key(target: &str) -> Option<String> {
         Some(absolute) => &absolute[absolute.find('/')?..],
         None => target,
     };
-    let path = path.split(['?', '#']).next()?.strip_prefix('/')?;
-    let mut bytes = path.bytes();
-    let mut key = Vec::with_capacity(path.len());
+    decoded(path.split(['?', '#']).next()?.strip_prefix('/')?)
+}
+
+/// The session token in a signed URL's query.
+fn token(target: &str) -> Option<String> {
+    let (_, query) = target.split_once('?')?;
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    decoded(pairs.find(|(name, _)| name.eq_ignore_ascii_case("x-amz-security-token"))?.1)
+}
+
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = text.bytes();
+    let mut plain = Vec::with_capacity(text.len());
     while let Some(byte) = bytes.next() {
-        key.push(match byte {
+        plain.push(match byte {
             b'%' => (nibble(bytes.next()?)? << 4) | nibble(bytes.next()?)?,
             byte => byte,
         });
     }
-    String::from_utf8(key).ok()
+    String::from_utf8(plain).ok()
 }
 
 fn nibble(digit: u8) -> Option<u8> {
@@ -161,10 +175,23 @@ mod tests {
             "GET /a%20b/c.tar?X-Sig=1 HTTP/1.1\r\nHost: x\r\nrange: bytes=10-19\r\nIf-Match: \"e\"\r\nAuthorization: Bearer t\r\n\r\n",
         );
         let range = Some(RangeWanted::From(10, Some(19)));
-        let (if_match, bearer) = (Some("\"e\"".to_owned()), Some("t".to_owned()));
-        assert_eq!(got, Request { key: "a b/c.tar".into(), range, if_match, bearer, ..Request::default() });
+        let (if_match, token) = (Some("\"e\"".to_owned()), Some("t".to_owned()));
+        assert_eq!(got, Request { key: "a b/c.tar".into(), range, if_match, token, ..Request::default() });
         assert!(request("GET /a HTTP/1.0\r\n\r\n").close);
         assert_eq!(request("HEAD http://h:1/k HTTP/1.1\r\n\r\n").key, "k");
+    }
+
+    #[test]
+    fn finds_session_tokens() {
+        let token = |text: &str| request(text).token;
+        assert_eq!(
+            token("GET /a?X-Amz-Date=1&X-Amz-Security-Token=a%2Fb%3D HTTP/1.1\r\n\r\n").as_deref(),
+            Some("a/b=")
+        );
+        assert_eq!(token("GET /a HTTP/1.1\r\nx-amz-security-token: t\r\n\r\n").as_deref(), Some("t"));
+        let signed = "GET /a HTTP/1.1\r\nx-amz-security-token: t\r\nAuthorization: AWS4-HMAC-SHA256 x\r\n\r\n";
+        assert_eq!(token(signed).as_deref(), Some("t"));
+        assert_eq!(token("GET /a HTTP/1.1\r\n\r\n"), None);
     }
 
     #[test]

@@ -10,7 +10,10 @@ use crate::error::{Error, Kind, Result};
 
 /// What a server serves.
 #[derive(Clone, Debug)]
-pub struct Site(Kept);
+pub struct Site {
+    kept: Kept,
+    chunked: bool,
+}
 
 #[derive(Clone, Debug)]
 enum Kept {
@@ -21,23 +24,31 @@ enum Kept {
 impl Site {
     /// The files under `path`, by their relative paths. An ETag is made of size and time of change.
     pub fn directory(path: impl AsRef<Path>) -> Self {
-        Site(Kept::Directory(path.as_ref().to_path_buf()))
+        Site { kept: Kept::Directory(path.as_ref().to_path_buf()), chunked: false }
     }
 
     /// Objects in memory, which the caller may go on changing. An ETag is made of the content.
     pub fn objects(objects: Objects) -> Self {
-        Site(Kept::Objects(objects))
+        Site { kept: Kept::Objects(objects), chunked: false }
+    }
+
+    /// The same, with every body in chunks (`Transfer-Encoding: chunked`), as servers do that make their answers
+    /// up as they go.
+    #[must_use]
+    pub fn chunked(mut self) -> Self {
+        self.chunked = true;
+        self
     }
 
     /// Resolves the directory, so that links out of it can be told from links within.
     pub(super) fn open(self) -> Result<Self> {
-        let Kept::Directory(path) = self.0 else { return Ok(self) };
+        let Kept::Directory(path) = &self.kept else { return Ok(self) };
         let root = path.canonicalize().and_then(|root| match root.metadata()?.is_dir() {
             true => Ok(root),
             false => Err(std::io::ErrorKind::NotADirectory.into()),
         });
         match root {
-            Ok(root) => Ok(Site(Kept::Directory(root))),
+            Ok(root) => Ok(Site { kept: Kept::Directory(root), ..self }),
             Err(error) => Err(Error::new(Kind::NotFound, format!("{}: no directory to serve", path.display()))
                 .advice("name a directory that exists and can be read")
                 .source(error)),
@@ -46,10 +57,11 @@ impl Site {
 
     /// The object of that key, if there is one and it lies inside.
     pub(super) fn object(&self, key: &str) -> Option<Object> {
-        match &self.0 {
+        match &self.kept {
             Kept::Objects(objects) => objects.object(key),
             Kept::Directory(root) => file(root, key),
         }
+        .map(|object| Object { chunked: self.chunked, ..object })
     }
 }
 
@@ -65,7 +77,7 @@ fn file(root: &Path, key: &str) -> Option<Object> {
     let file = File::open(path).ok()?;
     let metadata = file.metadata().ok()?;
     let etag = format!("\"{:x}-{:x}.{:x}\"", metadata.len(), metadata.mtime(), metadata.mtime_nsec());
-    Some(Object { size: metadata.len(), etag, content: Content::File(file) })
+    Some(Object { size: metadata.len(), etag, content: Content::File(file), chunked: false })
 }
 
 /// An object as one response needs it.
@@ -75,6 +87,8 @@ pub(super) struct Object {
     /// Strong, with its quotes.
     pub(super) etag: String,
     pub(super) content: Content,
+    /// Whether it is sent in chunks.
+    pub(super) chunked: bool,
 }
 
 /// Where the bytes are.
@@ -114,6 +128,7 @@ impl Objects {
             size: stored.bytes.len() as u64,
             etag: stored.etag.to_string(),
             content: Content::Memory(stored.bytes),
+            chunked: false,
         })
     }
 }

@@ -24,7 +24,7 @@ impl Wire {
 
     /// A new connection, and when its handshake is over.
     pub(crate) fn open(&mut self, now: Duration) -> (FlowId, Duration) {
-        (self.network.open(now), now + self.rtt)
+        (self.network.open(Duration::ZERO, now), now + self.rtt)
     }
 
     pub(crate) fn close(&mut self, flow: FlowId) {
@@ -45,8 +45,8 @@ impl Wire {
     pub(crate) fn advance(&mut self, now: Duration, arrived: &mut Vec<(FlowId, usize, Duration)>) {
         self.network.advance(now);
         let ready: Vec<_> = self.network.ready().collect();
-        for flow in ready {
-            while let Some((bytes, at)) = self.network.take(flow) {
+        for (flow, way) in ready {
+            while let Some((bytes, at)) = self.network.take(flow, way) {
                 self.network.taken(flow, bytes, at);
                 arrived.push((flow, bytes, at));
             }

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use tokio::sync::{mpsc, watch};
 
+use super::race::{Ask, Course};
 use super::retry::RetryPolicy;
 use crate::dataset::Version;
 use crate::error::{Error, Kind, Result};
 use crate::memory::{Landed, Landing};
-use crate::store::{Arrival, ReadRequest, Store};
+use crate::store::{Arrival, ReadRequest, Route, Store};
 use crate::telemetry::{Counter, Lane, Stage, Telemetry};
 
 /// Where a shard's bytes come from.
@@ -114,22 +115,28 @@ struct Reactor {
 /// What a reactor's tasks share.
 struct Shared {
     sources: Vec<Source>,
+    /// By source; shared by all reactors.
+    courses: Vec<Course>,
     policy: RetryPolicy,
     telemetry: Arc<Telemetry>,
     completions: Sender<Completion>,
 }
 
+/// So many requests without progress may be given up early, because others are served; then each has its full time.
+const IMPATIENT_ATTEMPTS: u32 = 2;
 /// Reads wait no longer than this for connections that are being opened.
 const WARM_MAX: Duration = Duration::from_secs(1);
-/// How often progress is looked at.
-const PROGRESS_TICK: Duration = Duration::from_millis(250);
+/// Before the first read, connections that were closed meanwhile are opened again this often, while someone looks at the plan or makes
+/// a model; and so many times.
+const REWARM_AFTER: Duration = Duration::from_secs(2);
+const REWARMS_MAX: u32 = 30;
 
 impl Fetch {
     /// Starts `threads` reactors that open `warm` connections to each store ahead of the first read. `in_flight_max` bounds what may be submitted and not yet completed; `completions` must
     /// have room for that many.
     ///
     /// # Errors
-    /// `Io` when a thread cannot be started.
+    /// `Io` when a thread cannot be started, or there is no memory for second requests.
     pub fn start(
         sources: Vec<Source>,
         policy: RetryPolicy,
@@ -139,11 +146,12 @@ impl Fetch {
         telemetry: Arc<Telemetry>,
         completions: Sender<Completion>,
     ) -> Result<Self> {
+        let courses = Course::of(&sources, policy, &telemetry)?;
         let mut reactors = Vec::with_capacity(threads.max(1));
         for number in 0..threads.max(1) {
             let sources = if number == 0 { sources.clone() } else { for_reactor(&sources) };
-            let shared =
-                Shared { sources, policy, telemetry: Arc::clone(&telemetry), completions: completions.clone() };
+            let (courses, telemetry, completions) = (courses.clone(), Arc::clone(&telemetry), completions.clone());
+            let shared = Shared { sources, courses, policy, telemetry, completions };
             reactors.push(Reactor::start(
                 number,
                 Arc::new(shared),
@@ -190,7 +198,7 @@ impl fmt::Debug for Fetch {
 }
 
 /// The same sources with connections of their own; shards of one store go on sharing it.
-pub(super) fn for_reactor(sources: &[Source]) -> Vec<Source> {
+pub(crate) fn for_reactor(sources: &[Source]) -> Vec<Source> {
     let mut copies: Vec<(Arc<dyn Store>, Arc<dyn Store>)> = Vec::new();
     let mut copy_of = |store: &Arc<dyn Store>| {
         if let Some((_, copy)) = copies.iter().find(|(original, _)| Arc::ptr_eq(original, store)) {
@@ -218,14 +226,23 @@ impl Reactor {
                     _ = stopped.changed() => return,
                     () = shared.warm(warm) => {}
                 }
+                let mut rewarms = if warm > 0 { REWARMS_MAX } else { 0 };
                 loop {
                     tokio::select! {
                         biased;
                         _ = stopped.changed() => break,
                         read = incoming.recv() => match read {
-                            Some(read) => drop(tokio::spawn(carry_out(Arc::clone(&shared), read))),
+                            Some(read) => {
+                                rewarms = 0;
+                                drop(tokio::spawn(carry_out(Arc::clone(&shared), read)));
+                            }
                             None => break,
                         },
+                        () = tokio::time::sleep(REWARM_AFTER), if rewarms > 0 => {
+                            rewarms -= 1;
+                            let shared = Arc::clone(&shared);
+                            drop(tokio::spawn(async move { shared.warm(warm).await }));
+                        }
                     }
                 }
             });
@@ -245,7 +262,7 @@ async fn carry_out(shared: Arc<Shared>, read: FetchRead) {
     let mut report =
         Report { id, completions: shared.completions.clone(), result: None, observed: Observed::default() };
     let began = Instant::now();
-    let result = shared.until_landed(shard, start, &mut landing, &mut report.observed).await;
+    let result = shared.until_landed(id, shard, start, &mut landing, &mut report.observed).await;
     report.observed.took = began.elapsed();
     let bytes = landing.filled() as u64;
     shared.telemetry.trace().add(Lane::Fetch, began, Instant::now(), id, bytes);
@@ -293,12 +310,20 @@ impl Shared {
         let _ = tokio::time::timeout(WARM_MAX, async { while opening.join_next().await.is_some() {} }).await;
     }
 
-    async fn until_landed(&self, shard: u32, start: u64, landing: &mut Landing, observed: &mut Observed) -> Result<()> {
+    async fn until_landed(
+        &self,
+        id: u64,
+        shard: u32,
+        start: u64,
+        landing: &mut Landing,
+        observed: &mut Observed,
+    ) -> Result<()> {
         let source =
             self.sources.get(shard as usize).ok_or_else(|| Error::new(Kind::Io, format!("no shard {shard}")))?;
         let mut request = ReadRequest { key: Arc::clone(&source.key), start, size: source.size, version: None };
         let (mut last_progress, mut furthest, mut attempt) = (Instant::now(), landing.filled(), 0);
         let mut broke_off_unsettled = false;
+        let (course, route) = (&self.courses[shard as usize], Route::default());
         loop {
             let settled = source.version.is_settled();
             request.version = source.version.known();
@@ -309,7 +334,9 @@ impl Shared {
             }
             let bytes = if broke_off_unsettled && !settled { 1 } else { usize::MAX };
             broke_off_unsettled = false;
-            let error = match self.request(source, &request, landing, bytes, observed).await {
+            let impatient = attempt < IMPATIENT_ATTEMPTS;
+            let ask = Ask { id, source, request: &request, route: &route, settled, impatient };
+            let error = match self.request(course, &ask, landing, bytes, observed).await {
                 Ok(()) if landing.remaining() == 0 => return Ok(()),
                 Ok(()) => continue,
                 Err(error) => error,
@@ -332,8 +359,8 @@ impl Shared {
     /// Asks once, for at most `bytes` more.
     async fn request(
         &self,
-        source: &Source,
-        request: &ReadRequest,
+        course: &Course,
+        ask: &Ask<'_>,
         landing: &mut Landing,
         bytes: usize,
         observed: &mut Observed,
@@ -341,11 +368,11 @@ impl Shared {
         let (before, asked) = (landing.filled(), Instant::now());
         self.telemetry.count(Counter::Requests, 1);
         let mut part = landing.shorten(bytes);
-        let outcome = self.attempt(source, request, &mut part).await;
+        let outcome = course.run(ask, &mut part).await;
         observed.note(&outcome, &self.telemetry);
         landing.rejoin(part);
         self.account(&outcome, (landing.filled() - before) as u64, asked.elapsed());
-        check_version(source, request, outcome?)
+        check_version(ask.source, ask.request, outcome?)
     }
 
     fn account(&self, outcome: &Result<Arrival>, received: u64, busy: Duration) {
@@ -357,36 +384,10 @@ impl Shared {
             }
             self.telemetry.count(Counter::BytesCopiedByUserSpace, arrival.copied);
             self.telemetry.count(Counter::ConnectionsOpened, u64::from(arrival.opened));
-        }
-    }
-
-    /// One request, dropped when no byte comes for too long. What has landed stays.
-    async fn attempt(&self, source: &Source, request: &ReadRequest, landing: &mut Landing) -> Result<Arrival> {
-        let idle = self.policy.idle.min(self.policy.patience);
-        let progress = landing.progress();
-        let read = source.store.read(request, landing);
-        tokio::pin!(read);
-        let mut seen = (progress.load(Ordering::Relaxed), Instant::now());
-        loop {
-            match tokio::time::timeout(PROGRESS_TICK.min(idle), &mut read).await {
-                Ok(outcome) => return outcome,
-                Err(_) => {
-                    let now = progress.load(Ordering::Relaxed);
-                    if now != seen.0 {
-                        seen = (now, Instant::now());
-                    } else if seen.1.elapsed() >= idle {
-                        break;
-                    }
-                }
+            if let Some(why) = arrival.fallback {
+                self.telemetry.fallback(why);
             }
         }
-        let at = request.start + seen.0;
-        Err(Error::new(
-            Kind::Stalled,
-            format!("{}{}: no byte for {idle:?} at byte {at}", source.store.root(), source.key),
-        )
-        .advice("the store or the link hangs; `farfeed doctor` and the server's log may say why")
-        .transient())
     }
 }
 

@@ -4,6 +4,46 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
+/// Whether a request that is late is raced by a second one, and how much that may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hedge {
+    per_mille: u32,
+}
+
+impl Hedge {
+    /// No second requests.
+    pub const fn off() -> Self {
+        Hedge { per_mille: 0 }
+    }
+
+    /// Up to so many bytes may be asked for twice, in thousandths of those that have arrived. 20 is the default.
+    pub const fn per_mille(extra: u32) -> Self {
+        Hedge { per_mille: extra }
+    }
+
+    /// Whether there are any.
+    pub const fn is_off(self) -> bool {
+        self.per_mille == 0
+    }
+
+    /// Bytes that may be asked for twice when `delivered` have arrived, `burst` of them before the share comes to as much.
+    pub(super) fn budget(self, delivered: u64, burst: u64) -> u64 {
+        if self.is_off() { 0 } else { burst.max(delivered.saturating_mul(self.per_mille.into()) / 1000) }
+    }
+}
+
+impl Default for Hedge {
+    fn default() -> Self {
+        Hedge::per_mille(20)
+    }
+}
+
+impl From<bool> for Hedge {
+    fn from(on: bool) -> Self {
+        if on { Hedge::default() } else { Hedge::off() }
+    }
+}
+
 /// How long to go on asking. An outage is measured in time without progress, not in attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
@@ -11,6 +51,11 @@ pub struct RetryPolicy {
     pub patience: Duration,
     /// A request that brings no byte for this long is dropped and asked again.
     pub idle: Duration,
+    /// A request that brings fewer bytes per second than this over the time `idle` is dropped, and the rest is asked for again, on another
+    /// connection. Where everything is slow it is a quarter of what is usual. 0 is no limit.
+    pub rate_min: u64,
+    /// Second requests for what is late.
+    pub hedge: Hedge,
     /// Longest pause before the first retry; doubles with each.
     pub pause_min: Duration,
     /// Longest pause at all.
@@ -22,6 +67,8 @@ impl Default for RetryPolicy {
         RetryPolicy {
             patience: Duration::from_secs(120),
             idle: Duration::from_secs(10),
+            rate_min: 16 << 10,
+            hedge: Hedge::default(),
             pause_min: Duration::from_millis(50),
             pause_max: Duration::from_secs(5),
         }

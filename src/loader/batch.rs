@@ -18,6 +18,7 @@ pub struct Batch {
     pub(super) columns: Arc<[String]>,
     pub(super) layout: Vec<Column>,
     pub(super) rows: Vec<SampleId>,
+    pub(super) left_out: usize,
     pub(super) dataset: Arc<Dataset>,
     pub(super) epoch: u64,
     pub(super) index: u64,
@@ -96,9 +97,16 @@ impl Batch {
         self.rows.len()
     }
 
-    /// Whether there are no rows: the last batch of an epoch, on a rank for which no sample was left.
+    /// Whether there are no rows: the last batch of an epoch, on a rank for which no sample was left; or one whose samples are all
+    /// left out.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    /// Rows that it lacks: bad samples ([`OnError::Skip`](super::OnError::Skip)), and those named beforehand
+    /// ([`LoaderBuilder::quarantine`](super::LoaderBuilder::quarantine)). With them it would have `len() + left_out()` rows.
+    pub fn left_out(&self) -> usize {
+        self.left_out
     }
 
     /// Epoch.

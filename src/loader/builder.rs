@@ -1,6 +1,7 @@
 //! What a user says before anything is read.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +9,14 @@ use std::time::Duration;
 use super::column::Field;
 use super::indexing::{IndexProgress, OnIndexProgress};
 use super::opened::open;
+use super::quarantine::{OnError, Quarantine};
 use super::{Loader, source::Stores};
 use crate::dataset::{Dtype, shown};
 use crate::device::Device;
 use crate::error::{Error, Kind, Result};
-use crate::fetch::RetryPolicy;
+use crate::fetch::{Hedge, RetryPolicy};
 use crate::order::{Shuffle, State};
-use crate::store::Store;
+use crate::store::{ClientCertificate, Store, TlsOptions};
 
 /// A number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,6 +115,7 @@ impl Tokens {
 pub struct LoaderBuilder {
     pub(super) patterns: Vec<String>,
     pub(super) stores: Vec<Arc<dyn Store>>,
+    pub(super) store_options: Vec<(String, String)>,
     pub(super) fields: Vec<(String, Field)>,
     pub(super) tokens: Option<Tokens>,
     pub(super) index: Option<String>,
@@ -137,8 +140,11 @@ pub struct LoaderBuilder {
     pub(super) max_rate: Option<ByteSize>,
     pub(super) policy: RetryPolicy,
     pub(super) verify: bool,
+    pub(super) on_error: OnError,
+    pub(super) quarantine: Quarantine,
     pub(super) trace_spans: usize,
     pub(super) patience: Duration,
+    pub(super) tls: TlsOptions,
 }
 
 impl LoaderBuilder {
@@ -146,6 +152,7 @@ impl LoaderBuilder {
         LoaderBuilder {
             patterns: vec![pattern],
             stores: Vec::new(),
+            store_options: Vec::new(),
             fields: Vec::new(),
             tokens: None,
             index: None,
@@ -170,8 +177,11 @@ impl LoaderBuilder {
             max_rate: None,
             policy: RetryPolicy::default(),
             verify: true,
+            on_error: OnError::Fail,
+            quarantine: Quarantine::default(),
             trace_spans: 0,
             patience: Duration::from_secs(600),
+            tls: TlsOptions::default(),
         }
     }
 
@@ -184,6 +194,13 @@ impl LoaderBuilder {
     /// A store of the caller's own: it serves the URLs that begin with its root.
     pub fn store(mut self, store: Arc<dyn Store>) -> Self {
         self.stores.push(store);
+        self
+    }
+
+    /// An option of the stores that are opened by URL, such as `region`, `endpoint`, `access_key_id` or `proxy_url`: see
+    /// [`ObjectOptions`](crate::store::ObjectOptions) for the names. What is set here counts before what the environment says.
+    pub fn store_option(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.store_options.push((key.into(), value.into()));
         self
     }
 
@@ -326,9 +343,33 @@ impl LoaderBuilder {
         self
     }
 
+    /// Whether a request that is late is raced by a second one, or how much that may cost. Default: up to 2 % of the bytes are asked for
+    /// twice. Set after [`LoaderBuilder::retry`], which says this, too.
+    pub fn hedge(mut self, hedge: impl Into<Hedge>) -> Self {
+        self.policy.hedge = hedge.into();
+        self
+    }
+
     /// Whether fields are checked against the digests of the index. Default: they are.
     pub fn verify(mut self, verify: bool) -> Self {
         self.verify = verify;
+        self
+    }
+
+    /// What to do about a sample that is bad: whose bytes are not what the index says, also when they are read a second time; that does not
+    /// parse; or whose object is gone, truncated or replaced. Default: the batch that needs it is an error.
+    ///
+    /// What the link or the credentials do is no sample's fault and always an error, as is an object that is missing when its size or its
+    /// index is first asked for.
+    pub fn on_error(mut self, on_error: OnError) -> Self {
+        self.on_error = on_error;
+        self
+    }
+
+    /// Samples to leave out from the start: their rows are missing from the batches that they belong to, and are not read. All other samples
+    /// keep their places, and saved states stay good. Give every rank the same list. Entries for other shards are passed over.
+    pub fn quarantine(mut self, list: Quarantine) -> Self {
+        self.quarantine = list;
         self
     }
 
@@ -344,19 +385,39 @@ impl LoaderBuilder {
         self
     }
 
+    /// A file of certificates (PEM): `https://` servers must be certified by one of these, and not by one of the system's roots.
+    pub fn ca_bundle(mut self, path: impl Into<PathBuf>) -> Self {
+        self.tls.ca_bundle = Some(path.into());
+        self
+    }
+
+    /// Shown to `https://` servers that ask who we are (mutual TLS): files of the certificate with those that lead to its authority, and of
+    /// its private key (PEM). They are read again when they change. Default: none.
+    pub fn client_certificate(mut self, chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.tls.client_certificate = Some(ClientCertificate { chain: chain.into(), key: key.into() });
+        self
+    }
+
     /// Finds the shards and their index, checks that the sums come out, allocates, and opens connections.
     ///
     /// # Errors
     /// `Config` where options contradict each other, the dataset or host memory, naming both numbers; `NotFound` for shards, fields
     /// and indexes; `Topology` for ranks; `Device` where slots do not fit; and whatever reading the index brings.
     pub fn build(self) -> Result<Loader> {
-        let mut stores = Stores::new(self.requests.unwrap_or(256));
-        self.stores.iter().for_each(|store| stores.add(Arc::clone(store)));
+        let mut stores = self.open_stores(self.requests.unwrap_or(256));
         open(&self, &mut stores)
     }
 }
 
 impl LoaderBuilder {
+    /// Stores to open as URLs come, with `connections` each.
+    pub(super) fn open_stores(&self, connections: usize) -> Stores {
+        let mut stores = Stores::new(connections, self.tls.clone());
+        stores.configure(&self.store_options);
+        self.stores.iter().for_each(|store| stores.add(Arc::clone(store)));
+        stores
+    }
+
     /// The shards as they were named, but for secrets.
     pub(super) fn shown(&self) -> String {
         self.patterns.iter().map(|pattern| shown(pattern)).collect::<Vec<_>>().join(" ")

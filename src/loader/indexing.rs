@@ -6,6 +6,7 @@ use super::source::{Format, Object, Stores, shards};
 use crate::dataset::{Index, Shard, ShardIndexer, index_url};
 use crate::error::{Error, Kind, Result};
 use crate::fetch::{RetryPolicy, heads, list, stream};
+use crate::store::TlsOptions;
 use crate::telemetry::Telemetry;
 
 /// How far an index is.
@@ -32,7 +33,7 @@ pub type OnIndexProgress = Arc<dyn Fn(IndexProgress) + Send + Sync>;
 /// `NotFound` for a shard that is not there; `Corrupt` for one that is not a whole tar archive, with the offset; `Unsupported` for
 /// shards that are not tar.
 pub fn index(patterns: &[String], policy: RetryPolicy, progress: &OnIndexProgress) -> Result<Index> {
-    let mut stores = Stores::new(16);
+    let mut stores = Stores::new(16, TlsOptions::default());
     let objects = shards(patterns, &mut stores, |prefix| listed_keys(prefix, policy))?;
     index_objects(&objects, policy, &Arc::new(Telemetry::new(0)), progress)
 }

@@ -13,8 +13,13 @@ mod copier;
 mod indexing;
 mod opened;
 mod peek;
+mod probing;
 mod pump;
+mod quarantine;
+mod repair;
+mod rows;
 mod run;
+mod scan;
 mod source;
 mod value;
 
@@ -32,6 +37,8 @@ pub use builder::{ByteSize, LoaderBuilder, Tokens};
 pub use column::{Column, Field};
 pub use indexing::{IndexProgress, OnIndexProgress, index, index_location};
 pub use peek::Peek;
+pub use quarantine::{OnError, Quarantine, Quarantined};
+pub use scan::Scanned;
 
 use crate::dataset::Dataset;
 use crate::error::{Error, Kind, Result};
@@ -59,8 +66,6 @@ struct Consumer {
     batch: u64,
     /// When the consumer got its last batch.
     served: Option<Instant>,
-    /// The batch that was fetched a second time, as its bytes were not what the index says.
-    refetched: Option<(u64, u64)>,
 }
 
 /// The slice in which a blocked consumer looks whether it waits for itself.
@@ -146,6 +151,11 @@ impl Loader {
         &self.parts.telemetry
     }
 
+    /// Samples that were found bad and left out so far, as far ahead as batches have been assembled. Those named beforehand are not among them.
+    pub fn quarantine(&self) -> Quarantine {
+        self.parts.ledger.list()
+    }
+
     /// Pages by state.
     pub fn memory(&self) -> SlabUse {
         self.parts.slab.usage()
@@ -178,7 +188,6 @@ impl Loader {
         let mut consumer = self.lock();
         while !consumer.finished(self) {
             let taken = match consumer.start_if_needed(self).and_then(|run| run.try_receive()) {
-                Ok(Some(delivery)) if consumer.fetches_again(&delivery, &self.parts.telemetry) => continue,
                 Ok(Some(delivery)) => self.accept(&mut consumer, delivery, asked),
                 // One that waits for itself would not be woken.
                 Ok(None) => return self.check_held().err().map(Err),
@@ -206,10 +215,8 @@ impl Loader {
             if consumer.epoch != epoch || consumer.finished(self) {
                 return Ok(None);
             }
-            match consumer.start_if_needed(self)?.receive(LOOK)? {
-                Some(delivery) if consumer.fetches_again(&delivery, &self.parts.telemetry) => continue,
-                Some(delivery) => return self.accept(&mut consumer, delivery, asked),
-                None => {}
+            if let Some(delivery) = consumer.start_if_needed(self)?.receive(LOOK)? {
+                return self.accept(&mut consumer, delivery, asked);
             }
             drop(consumer);
             self.check_held()?;
@@ -266,23 +273,11 @@ impl Consumer {
         self.epoch >= loader.parts.epochs_end
     }
 
-    /// Whether a batch whose bytes were damaged on the way is being fetched once more. Where they are damaged at their source, the
-    /// second time tells.
-    fn fetches_again(&mut self, delivery: &Delivery, telemetry: &Telemetry) -> bool {
-        let here = (self.epoch, self.batch);
-        let damaged = matches!(delivery, Delivery::Failed(e) if e.kind() == Kind::Corrupt && e.is_transient());
-        if !damaged || self.refetched.replace(here) == Some(here) {
-            return false;
-        }
-        telemetry.count(Counter::Retries, 1);
-        self.run = None;
-        true
-    }
-
     fn note_served(&mut self, asked: Instant, batch: &Batch, telemetry: &Telemetry) {
         let now = Instant::now();
         telemetry.count(Counter::Batches, 1);
         telemetry.count(Counter::Samples, batch.len() as u64);
+        telemetry.count(Counter::LeftOut, batch.left_out() as u64);
         // The wait for a run's first batch is the cold start, not a stall; it is reported apart.
         if let Some(served) = self.served {
             telemetry.stage(Stage::Consumer, batch.payload_bytes(), asked - served, now - asked);

@@ -12,12 +12,13 @@ use super::admission::Limits;
 use super::builder::{ByteSize, LoaderBuilder};
 use super::column::{ColumnSpec, Field, Kind as ColumnKind};
 use super::indexing::{find_or_make, listed_keys, read_head};
+use super::quarantine::Ledger;
 use super::run::{Parts, lock};
 use super::source::{Format, Object, Stores, shards};
 use super::{Consumer, Loader};
-use crate::dataset::{BlockCut, Dataset, NpyHeader, RecordShard, RecordSpec, Shard, index_url};
+use crate::dataset::{BlockCut, Dataset, NpyHeader, RecordShard, RecordSpec, SampleId, Shard, index_url};
 use crate::error::{Error, Kind, Result};
-use crate::fetch::heads;
+use crate::fetch::{heads, hedge_bytes};
 use crate::memory::Slab;
 use crate::order::{Order, Partition, Shuffle};
 use crate::schedule::{Budget, Plan, Shape};
@@ -29,8 +30,10 @@ const CONNECTIONS_MAX: usize = 256;
 /// The default share of a machine's memory, and its bound.
 const HOST_MEMORY_SHARE: u64 = 4;
 const HOST_MEMORY_MAX: ByteSize = ByteSize::gib(4);
+/// Bytes in flight of what does not follow the link.
+pub(super) const IN_FLIGHT_SEED: u64 = 64 << 20;
 /// Reads in flight at the cold start, when they are small: this many share the link.
-const REQUESTS_SEED: usize = 192;
+pub(super) const REQUESTS_SEED: usize = 192;
 /// What a .npy header fits in: NumPy writes less unless a type has thousands of fields.
 const NPY_HEAD_BYTES: u64 = 64 << 10;
 /// Reads of the cold start: what a fresh connection brings in two flights, 10 + 20 packets of 1,460 bytes.
@@ -44,7 +47,8 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     let telemetry = Arc::new(Telemetry::new(options.trace_spans));
     let objects = shards(&options.patterns, stores, |prefix| listed_keys(prefix, options.policy))?;
     let dataset = Arc::new(dataset(options, &objects, stores, &telemetry)?);
-    let columns = columns(options, &dataset)?;
+    let excluded = excluded(options, &dataset)?;
+    let columns = columns(options, &dataset, &excluded)?;
     let partition = Partition::new(options.rank, options.world_size, options.batch_size, options.drop_last)?;
     check_batches(&partition, dataset.samples())?;
     let appetite = appetite(&objects);
@@ -85,6 +89,8 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
         slots,
         slot_bytes,
         verify: options.verify,
+        ledger: Ledger::new(options.on_error),
+        excluded: excluded.into(),
         epochs_end: options.epochs.unwrap_or(u64::MAX),
         patience: options.patience,
         engine: Mutex::new(Some(engine)),
@@ -95,7 +101,7 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     let loader = Loader {
         parts,
         plan,
-        consumer: Mutex::new(Consumer { run: None, epoch: 0, batch: 0, served: None, refetched: None }),
+        consumer: Mutex::new(Consumer { run: None, epoch: 0, batch: 0, served: None }),
         waker: Arc::new(AtomicWaker::new()),
         held: Arc::new(AtomicUsize::new(0)),
     };
@@ -132,6 +138,7 @@ fn plan(
         shards: dataset.shards().len(),
         samples: dataset.samples(),
         remainder: dataset.remainder(),
+        left_out: parts.excluded.len() as u64,
         dataset_bytes: dataset.shards().iter().map(|shard| shard.size).sum(),
         blocks: dataset.blocks().len(),
         rank: options.rank,
@@ -158,6 +165,7 @@ fn plan(
         edge_pages: budget.edge_pages,
         request_bytes: shape.request_bytes,
         cold_request_bytes: shape.cold_request_bytes,
+        hedge_bytes: hedge_bytes(&parts.sources, parts.policy),
     }
 }
 
@@ -254,7 +262,18 @@ fn records(
     spec.map(|spec| (records, spec)).ok_or_else(|| Error::new(Kind::Config, "no shard was named"))
 }
 
-fn columns(options: &LoaderBuilder, dataset: &Dataset) -> Result<Vec<ColumnSpec>> {
+/// Samples that are left out from the start.
+fn excluded(options: &LoaderBuilder, dataset: &Dataset) -> Result<Vec<SampleId>> {
+    let (excluded, _) = options.quarantine.find_in(dataset)?;
+    if excluded.len() as u64 == dataset.samples() {
+        return Err(
+            Error::new(Kind::Config, "every sample is in quarantine").advice("name other shards, or another list")
+        );
+    }
+    Ok(excluded)
+}
+
+fn columns(options: &LoaderBuilder, dataset: &Dataset, excluded: &[SampleId]) -> Result<Vec<ColumnSpec>> {
     let every = || {
         dataset.fields().iter().map(|layout| match &layout.fixed {
             Some((dtype, shape)) => (layout.name.clone(), Field::array(*dtype, shape)),
@@ -273,15 +292,17 @@ fn columns(options: &LoaderBuilder, dataset: &Dataset) -> Result<Vec<ColumnSpec>
         if columns.iter().any(|column| column.name == name) {
             return Err(Error::new(Kind::Config, format!("field '{name}' is asked for twice")));
         }
-        let lacking = dataset.lacking(id);
+        let left_out = excluded.iter().filter(|sample| dataset.extent(**sample, id).is_none()).count();
+        let lacking = dataset.lacking(id) - left_out as u64;
         if lacking > 0 {
-            let first = (0..dataset.samples()).find(|sample| dataset.extent(*sample, id).is_none());
-            let key = first.map(|sample| dataset.key(sample)).unwrap_or_default();
+            let lacks =
+                |sample: &SampleId| dataset.extent(*sample, id).is_none() && excluded.binary_search(sample).is_err();
+            let key = (0..dataset.samples()).find(lacks).map(|sample| dataset.key(sample)).unwrap_or_default();
             return Err(Error::new(
                 Kind::Config,
                 format!("{lacking} samples have no field '{name}', the first is {key}"),
             )
-            .advice("leave the field out, or these samples out of the dataset"));
+            .advice("leave the field out, or these samples: name them to `quarantine`"));
         }
         columns.push(ColumnSpec { name, field: id, kind: field.0 });
     }

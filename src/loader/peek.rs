@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::LoaderBuilder;
 use super::indexing::listed_keys;
 use super::opened::dataset;
-use super::source::{Stores, shards};
+use super::source::shards;
 use crate::dataset::{Dataset, Extent, FieldId, SampleId};
 use crate::error::Result;
 use crate::fetch::{RetryPolicy, Source, extents};
@@ -29,8 +29,7 @@ impl LoaderBuilder {
     /// `NotFound` for shards and indexes; `Config` where token files come without [`LoaderBuilder::tokens`]; and
     /// whatever reading the index brings.
     pub fn peek(self) -> Result<Peek> {
-        let mut stores = Stores::new(1);
-        self.stores.iter().for_each(|store| stores.add(Arc::clone(store)));
+        let mut stores = self.open_stores(1);
         let telemetry = Arc::new(Telemetry::new(0));
         let objects = shards(&self.patterns, &mut stores, |prefix| listed_keys(prefix, self.policy))?;
         let dataset = Arc::new(dataset(&self, &objects, &mut stores, &telemetry)?);

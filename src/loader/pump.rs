@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, select};
 
 use super::admission::{Admission, Held, Limits};
 use super::copier::Job;
+use super::quarantine::OnError;
 use crate::error::{Error, Kind, Result};
 use crate::fetch::{Completion, Fetch, FetchRead};
 use crate::memory::{CopyHold, Landed, Landing, Slab};
@@ -20,6 +21,8 @@ use crate::telemetry::{Counter, Depth, Stage, Telemetry};
 
 /// Batches that are listed ahead of the oldest one not yet passed on: metadata only.
 const BATCHES_LISTED_MAX: usize = 1024;
+/// Bytes of memory that their plans take, whatever a batch's rows and fields: some 80 batches of 4,096 rows of three fields.
+const PLAN_BYTES_MAX: usize = 32 << 20;
 /// Reads that are listed and not yet admitted.
 const READS_LISTED_MAX: usize = 256;
 /// How often a pump that nothing happens to looks around.
@@ -29,6 +32,7 @@ const TURN_MIN: Duration = Duration::from_millis(1);
 
 pub(super) struct Pump {
     pub(super) schedule: Schedule,
+    pub(super) on_error: OnError,
     pub(super) slab: Slab,
     pub(super) fetch: Fetch,
     pub(super) limits: Limits,
@@ -47,6 +51,9 @@ struct Board {
     /// Listed, not yet admitted, oldest first.
     listed: VecDeque<u64>,
     items: VecDeque<Item>,
+    /// Bytes of memory of the plans in `items`.
+    plan_bytes: usize,
+    on_error: OnError,
     in_flight: HashMap<u64, UnderWay>,
     admission: Admission,
     exhausted: bool,
@@ -82,7 +89,7 @@ enum Item {
 impl Pump {
     /// Until the schedule ends, a failure, or the stop.
     pub(super) fn run(mut self) {
-        let mut board = Board::new(self.limits);
+        let mut board = Board::new(self.limits, self.on_error);
         let mut watch = Watch::new(&self.telemetry);
         if let Err(error) = self.turn_until_done(&mut board, &mut watch) {
             self.pass_on_last(Job::Failed(error));
@@ -125,11 +132,7 @@ impl Pump {
 
     /// Takes steps from the schedule until enough is known of the future: at least all reads of one batch.
     fn list(&mut self, board: &mut Board) -> Result<()> {
-        let enough = |board: &Board| {
-            let full = board.listed.len() >= READS_LISTED_MAX || board.items.len() >= BATCHES_LISTED_MAX;
-            full && !board.items.is_empty()
-        };
-        while !board.exhausted && !enough(board) {
+        while !board.exhausted && !board.knows_enough() {
             match self.schedule.advance()? {
                 None => board.exhausted = true,
                 Some(Step::Read(read)) => {
@@ -137,7 +140,10 @@ impl Pump {
                     board.listed.push_back(read.id);
                     board.reads.insert(read.id, Entry { left: read.uses, read, state: ReadState::Listed });
                 }
-                Some(Step::Batch(plan)) => board.items.push_back(Item::Batch(plan, 0)),
+                Some(Step::Batch(plan)) => {
+                    board.plan_bytes += plan.memory_bytes();
+                    board.items.push_back(Item::Batch(plan, 0));
+                }
                 Some(Step::EpochEnd(epoch)) => board.items.push_back(Item::EpochEnd(epoch)),
             }
         }
@@ -152,6 +158,7 @@ impl Pump {
         while !self.jobs.is_full() && board.front_is_complete()? {
             let job = match board.items.pop_front() {
                 Some(Item::Batch(plan, _)) => {
+                    board.plan_bytes -= plan.memory_bytes();
                     board.admission.batch_complete(self.telemetry.waited(Stage::Consumer));
                     let reads = board.hold(&plan);
                     Job::Assemble { plan, reads }
@@ -271,15 +278,25 @@ impl Watch {
 }
 
 impl Board {
-    fn new(limits: Limits) -> Self {
+    fn new(limits: Limits, on_error: OnError) -> Self {
         Board {
             reads: BTreeMap::new(),
             listed: VecDeque::new(),
             items: VecDeque::new(),
+            plan_bytes: 0,
+            on_error,
             in_flight: HashMap::new(),
             admission: Admission::new(limits),
             exhausted: false,
         }
+    }
+
+    /// Whether no more is to be listed for now.
+    fn knows_enough(&self) -> bool {
+        let full = self.listed.len() >= READS_LISTED_MAX
+            || self.items.len() >= BATCHES_LISTED_MAX
+            || self.plan_bytes >= PLAN_BYTES_MAX;
+        full && !self.items.is_empty()
     }
 
     fn start(&mut self, read: Read, progress: Arc<AtomicU64>) {
@@ -309,6 +326,8 @@ impl Board {
         while let Some(piece) = plan.pieces.get(*found) {
             match self.reads.get_mut(&piece.read).map(|entry| &mut entry.state) {
                 Some(ReadState::Landed(_)) => *found += 1,
+                // The copier asks for what the batch needs of it, and decides.
+                Some(ReadState::Failed(Some(error))) if self.on_error.skips(error) => *found += 1,
                 Some(ReadState::Failed(error)) => {
                     return Err(error.take().unwrap_or_else(|| Error::new(Kind::Io, "a read failed before")));
                 }
@@ -391,5 +410,37 @@ impl Board {
         let pages: usize = reads.iter().filter_map(|id| self.reads.get(id)).map(|entry| entry.read.pages).sum();
         let what = format!("a batch of {} reads takes {pages} pages, host memory has {}", reads.len(), slab.pages());
         Error::new(Kind::Config, what).advice("raise host_memory, or lower batch_size")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::Piece;
+
+    #[test]
+    fn what_is_listed_has_a_bound_in_bytes() {
+        let limits = Limits {
+            requests: 1,
+            requests_max: 1,
+            bytes: 1,
+            bytes_by_memory: false,
+            follows: false,
+            max_rate: None,
+        };
+        let mut board = Board::new(limits, OnError::Fail);
+        // 4,096 rows of eight fields.
+        let cells = 8 * 4096;
+        while !board.knows_enough() {
+            let (rows, ends) = (vec![0; 4096], vec![0; cells]);
+            let pieces = vec![Piece { read: 0, at: 0, len: 1 }; cells];
+            let plan = BatchPlan { sequence: 0, epoch: 0, batch: 0, rows, pieces, ends, left_out: 0 };
+            board.plan_bytes += plan.memory_bytes();
+            board.items.push_back(Item::Batch(plan, 0));
+        }
+        assert_eq!((board.items.len(), board.plan_bytes / 1_000_000), (36, 34));
+        // One is always known, however large.
+        board.items.clear();
+        assert!(!board.knows_enough());
     }
 }

@@ -1,5 +1,6 @@
 //! One uninterrupted stretch of the stream: the threads that carry it, from a start to the end or to a jump elsewhere.
 
+use std::cell::OnceCell;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -11,7 +12,8 @@ use super::admission::Limits;
 use super::column::ColumnSpec;
 use super::copier::{Copier, Delivery};
 use super::pump::Pump;
-use crate::dataset::Dataset;
+use super::quarantine::Ledger;
+use crate::dataset::{Dataset, SampleId};
 use crate::device::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::fetch::{Completion, Fetch, RetryPolicy, Source};
@@ -37,6 +39,10 @@ pub(super) struct Parts {
     pub(super) slots: usize,
     pub(super) slot_bytes: usize,
     pub(super) verify: bool,
+    /// What was left out, and whether it may be.
+    pub(super) ledger: Ledger,
+    /// Samples that are left out from the start, in ascending order.
+    pub(super) excluded: Arc<[SampleId]>,
     pub(super) epochs_end: u64,
     /// How long a consumer waits before it is told that something hangs.
     pub(super) patience: Duration,
@@ -118,7 +124,9 @@ impl Run {
                 parts.shape,
                 start,
                 parts.epochs_end,
-            ),
+            )
+            .without(Arc::clone(&parts.excluded)),
+            on_error: parts.ledger.on_error(),
             slab: parts.slab.clone(),
             fetch: connected.fetch,
             limits: parts.limits,
@@ -135,6 +143,7 @@ impl Run {
             jobs: jobs_taken,
             deliveries: deliver,
             stop: stopped,
+            repair: OnceCell::new(),
             wake_pump: Box::new(move || {
                 let _ = wake.try_send(());
             }),

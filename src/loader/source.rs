@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crate::dataset::{expand, shown};
 use crate::error::{Error, Kind, Result};
 use crate::fetch::{Source, VersionPin};
-use crate::store::{FileOptions, FileStore, HttpOptions, HttpStore, Store};
+#[cfg(feature = "cloud")]
+use crate::store::{FallbackStore, ObjectOptions, ObjectStore};
+use crate::store::{FileOptions, FileStore, HttpOptions, HttpStore, Store, TlsOptions};
 
 /// An object, and how the user would name it but for secrets.
 #[derive(Clone, Debug)]
@@ -48,17 +50,24 @@ impl Format {
 pub(super) struct Stores {
     brought: Vec<Arc<dyn Store>>,
     opened: Vec<(String, Arc<dyn Store>)>,
+    settings: Vec<(String, String)>,
     connections: usize,
+    tls: TlsOptions,
 }
 
 impl Stores {
-    pub(super) fn new(connections: usize) -> Self {
-        Stores { connections, ..Stores::default() }
+    pub(super) fn new(connections: usize, tls: TlsOptions) -> Self {
+        Stores { connections, tls, ..Stores::default() }
     }
 
     /// A store that the caller brought; it serves every URL that begins with its root.
     pub(super) fn add(&mut self, store: Arc<dyn Store>) {
         self.brought.push(store);
+    }
+
+    /// Options for the stores that are opened from now on: names and values.
+    pub(super) fn configure(&mut self, settings: &[(String, String)]) {
+        self.settings.extend_from_slice(settings);
     }
 
     /// The object that `url` names.
@@ -70,17 +79,58 @@ impl Stores {
             return Ok(Object { url: shown(url).into_owned(), key, store: Arc::clone(store) });
         }
         match url.split_once("://") {
-            Some(("http", _)) => {
-                let (root, key) = HttpStore::split(url);
-                let options = HttpOptions { idle_connections: self.connections, ..HttpOptions::default() };
-                let store = self.opened(&root, |root| Ok(HttpStore::open(root, options)?))?;
-                Ok(Object { url: shown(url).into_owned(), key: key.into(), store })
-            }
+            Some(("http" | "https", _)) => self.web(url),
+            Some(("s3" | "gs" | "az", _)) => self.bucket(url),
             Some(("file", path)) => self.file(path),
-            Some((scheme, _)) => Err(Error::new(Kind::Unsupported, format!("{scheme}:// is not supported yet"))
-                .advice("use http:// or a mounted file system")),
+            Some((scheme, _)) => Err(Error::new(Kind::Unsupported, format!("{scheme}:// is not supported"))
+                .advice("use s3://, gs://, az://, https://, http:// or a mounted file system")),
             None => self.file(url),
         }
+    }
+
+    fn web(&mut self, url: &str) -> Result<Object> {
+        let (root, key) = HttpStore::split(url);
+        #[cfg(feature = "cloud")]
+        let store = {
+            let options = self.options();
+            self.opened(&root, |root| Ok(FallbackStore::open(root, &options)?))?
+        };
+        #[cfg(not(feature = "cloud"))]
+        let store = {
+            let http = self.http();
+            self.opened(&root, |root| Ok(HttpStore::open(root, http)?))?
+        };
+        Ok(Object { url: shown(url).into_owned(), key: key.into(), store })
+    }
+
+    /// A key in a bucket is taken as it is: a question mark is a letter there.
+    #[cfg(feature = "cloud")]
+    fn bucket(&mut self, url: &str) -> Result<Object> {
+        let (root, key) = ObjectStore::split(url);
+        if key.contains('?') && ["sig=", "Signature="].iter().any(|name| key.contains(name)) {
+            return Err(Error::new(Kind::Config, format!("{root}/: a signature in the URL of a bucket"))
+                .advice("set it as an option, such as sas_token, or use the https:// URL"));
+        }
+        let options = self.options();
+        let store = self.opened(root, |root| Ok(ObjectStore::open(root, options)?))?;
+        Ok(Object { url: format!("{}{key}", store.root()), key: key.into(), store })
+    }
+
+    #[cfg(not(feature = "cloud"))]
+    fn bucket(&mut self, url: &str) -> Result<Object> {
+        let scheme = url.split("://").next().unwrap_or_default();
+        Err(Error::new(Kind::Unsupported, format!("{scheme}:// is not part of this build"))
+            .advice("build with the feature cloud"))
+    }
+
+    fn http(&self) -> HttpOptions {
+        HttpOptions { idle_connections: self.connections, tls: self.tls.clone(), ..HttpOptions::default() }
+    }
+
+    #[cfg(feature = "cloud")]
+    fn options(&self) -> ObjectOptions {
+        let options = ObjectOptions::default().http(self.http());
+        self.settings.iter().fold(options, |options, (key, value)| options.set(key, value))
     }
 
     /// The store that was opened with `root`, or is now.
@@ -128,7 +178,7 @@ pub(super) fn shards(
             for key in list(&prefix)? {
                 let known = Format::of(&key).is_ok();
                 if known {
-                    let name = key.rsplit('/').next().unwrap_or(&key).to_owned();
+                    let name = key.strip_prefix(&*prefix.key).unwrap_or(&key);
                     let url = format!("{}{name}", shown(&url));
                     objects.push(Object { url, store: Arc::clone(&prefix.store), key: key.into() });
                 }

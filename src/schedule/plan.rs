@@ -12,6 +12,7 @@ pub struct Plan {
     pub shards: usize,
     pub samples: u64,
     pub remainder: u64,
+    pub left_out: u64,
     pub dataset_bytes: u64,
     pub blocks: usize,
     pub rank: u32,
@@ -27,6 +28,8 @@ pub struct Plan {
     pub edge_pages: usize,
     pub request_bytes: u64,
     pub cold_request_bytes: u64,
+    /// Memory beside the pages for second requests for what is late, in bytes; 0 where there are none.
+    pub hedge_bytes: u64,
     pub requests: usize,
     pub requests_reason: String,
     pub requests_max: usize,
@@ -80,8 +83,12 @@ impl Plan {
             0 => String::new(),
             left => format!("; {left} elements at the ends of shards fill no sample"),
         };
+        let left_out = match self.left_out {
+            0 => String::new(),
+            samples => format!("; {} in quarantine, left out of their batches", count(samples, "sample")),
+        };
         let (samples, shards) = (count(self.samples, "sample"), count(self.shards as u64, "shard"));
-        format!("{}: {samples} in {shards}, {}{remainder}", self.dataset, size(self.dataset_bytes))
+        format!("{}: {samples} in {shards}, {}{remainder}{left_out}", self.dataset, size(self.dataset_bytes))
     }
 
     fn batches_text(&self) -> String {
@@ -139,9 +146,13 @@ impl Plan {
 
     fn memory_text(&self) -> String {
         let of_pages = |pages: usize| size(pages as u64 * self.page_bytes as u64);
+        let beside = match self.hedge_bytes {
+            0 => String::new(),
+            bytes => format!("; beside it {} for second requests", size(bytes)),
+        };
         format!(
             "{} of {}, a page being about a sample = {}: {} for the window and two batches, {} for blocks that are \
-             partly inside, two on each lane, {} for reads in flight",
+             partly inside, two on each lane, {} for reads in flight{beside}",
             count(self.pages as u64, "page"),
             size(self.page_bytes as u64),
             of_pages(self.pages),
@@ -221,6 +232,7 @@ mod tests {
             shards: 8,
             samples: 3120,
             remainder: 0,
+            left_out: 0,
             dataset_bytes: 5 << 30,
             blocks: 80,
             rank: 0,
@@ -247,6 +259,7 @@ mod tests {
             device: "host".into(),
             slots: 4,
             slot_bytes: 9_700_000,
+            hedge_bytes: 8 << 20,
         }
     }
 
@@ -263,7 +276,7 @@ mod tests {
             "up to 1 MiB: what this store",
             "For the first batches up to 64 KiB",
             "2048 pages of 128 KiB, a page being about a sample = 256 MiB: 75 MiB for the window",
-            "100 MiB for blocks that are partly inside, two on each lane, 81 MiB for reads in flight",
+            "100 MiB for blocks that are partly inside, two on each lane, 81 MiB for reads in flight; beside it 8 MiB for second requests",
             "4 slots of 9.3 MiB, the largest batch: 2 ready",
         ] {
             assert!(flat.contains(part), "{part} is not in\n{text}");

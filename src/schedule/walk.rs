@@ -78,6 +78,8 @@ pub struct BatchPlan {
     pub pieces: Vec<Piece>,
     /// `pieces[ends[i - 1]..ends[i]]` belong to field `i % fields` of row `i / fields`.
     pub ends: Vec<u32>,
+    /// Rows that were left out beforehand ([`Schedule::without`]): `rows` lacks them.
+    pub left_out: u32,
 }
 
 impl BatchPlan {
@@ -86,6 +88,18 @@ impl BatchPlan {
         let cell = row * fields + field;
         let from = if cell == 0 { 0 } else { self.ends[cell - 1] as usize };
         &self.pieces[from..self.ends[cell] as usize]
+    }
+
+    /// The pieces of a row's field, to be pointed elsewhere.
+    pub fn pieces_of_mut(&mut self, row: usize, field: usize, fields: usize) -> &mut [Piece] {
+        let cell = row * fields + field;
+        let from = if cell == 0 { 0 } else { self.ends[cell - 1] as usize };
+        &mut self.pieces[from..self.ends[cell] as usize]
+    }
+
+    /// Bytes of memory that the lists take.
+    pub fn memory_bytes(&self) -> usize {
+        size_of_val(&self.rows[..]) + size_of_val(&self.pieces[..]) + size_of_val(&self.ends[..])
     }
 }
 
@@ -106,6 +120,8 @@ pub struct Schedule {
     /// Bytes that may be read ahead of need during the cold start; below zero after a batch that cost more than it allows.
     allowance: i64,
     largest_block: u64,
+    /// Samples that are not read, in ascending order.
+    excluded: Arc<[SampleId]>,
     steps: VecDeque<Step>,
 }
 
@@ -165,8 +181,17 @@ impl Schedule {
             cold: true,
             allowance: 0,
             largest_block,
+            excluded: Arc::from([]),
             steps: VecDeque::new(),
         }
+    }
+
+    /// Leaves these samples, in ascending order, out of the batches that they belong to: they are not read. All other samples keep
+    /// their places, and there are as many batches as with them.
+    pub fn without(mut self, excluded: Arc<[SampleId]>) -> Self {
+        debug_assert!(excluded.is_sorted());
+        self.excluded = excluded;
+        self
     }
 
     /// The next step, `None` after the last epoch.
@@ -204,7 +229,10 @@ impl Schedule {
     }
 
     fn walk_batch(&mut self, walk: &mut EpochWalk) -> Result<()> {
-        let rows = self.next_rows(walk)?;
+        let mut rows = self.next_rows(walk)?;
+        let all = rows.len();
+        rows.retain(|row| !self.is_excluded(row.block, row.index));
+        let left_out = (all - rows.len()) as u32;
         let (mut needed, mut whole) = (Vec::new(), Vec::new());
         for row in &rows {
             self.touch(walk, *row, &mut needed, &mut whole)?;
@@ -213,7 +241,7 @@ impl Schedule {
         let cap = if head_start { self.shape.cold_request_bytes } else { self.shape.incomplete_request_bytes() };
         let needed = self.list_reads(walk, &mut needed, cap, self.sequence)?;
         let listed = needed + self.list_reads(walk, &mut whole, self.shape.request_bytes, self.sequence)?;
-        let plan = self.batch_plan(walk, &rows)?;
+        let plan = self.batch_plan(walk, &rows, left_out)?;
         let payload: u64 = plan.pieces.iter().map(|piece| piece.len).sum();
         self.steps.push_back(Step::Batch(plan));
         if self.cold && !head_start {
@@ -255,7 +283,8 @@ impl Schedule {
         let fields = self.fields.len();
         if !walk.covers.contains_key(&key) {
             let cursor = &walk.cursors[row.lane];
-            let cover = Cover::new(cursor.block_span(row.block), fields, cursor.pending_at_start(row.block));
+            let pending = cursor.pending_at_start(row.block).filter(|index| !self.is_excluded(row.block, *index));
+            let cover = Cover::new(cursor.block_span(row.block), fields, pending);
             walk.covers.insert(key, cover);
             let planned: u64 = whole.iter().map(|target| target.extent.len).sum();
             let block = self.dataset.blocks()[row.block as usize].extent.len;
@@ -314,6 +343,10 @@ impl Schedule {
 
     fn sample(&self, block: u32, index: u32) -> SampleId {
         self.dataset.blocks()[block as usize].first + u64::from(index)
+    }
+
+    fn is_excluded(&self, block: u32, index: u32) -> bool {
+        !self.excluded.is_empty() && self.excluded.binary_search(&self.sample(block, index)).is_ok()
     }
 
     /// Lists reads of at most `cap` bytes that cover `targets`, neighbours together; returns their bytes.
@@ -397,7 +430,7 @@ impl Schedule {
         }
     }
 
-    fn batch_plan(&self, walk: &mut EpochWalk, rows: &[Row]) -> Result<BatchPlan> {
+    fn batch_plan(&self, walk: &mut EpochWalk, rows: &[Row], left_out: u32) -> Result<BatchPlan> {
         let mut plan = BatchPlan {
             sequence: self.sequence,
             epoch: self.epoch,
@@ -405,6 +438,7 @@ impl Schedule {
             rows: Vec::with_capacity(rows.len()),
             pieces: Vec::with_capacity(rows.len() * self.fields.len()),
             ends: Vec::with_capacity(rows.len() * self.fields.len()),
+            left_out,
         };
         for row in rows {
             plan.rows.push(self.sample(row.block, row.index));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{Appetite, Arrival, ObjectEntry, ObjectMeta, ReadRequest, Store, StoreFuture, changed};
+use super::{Appetite, Arrival, ConnectCost, ObjectEntry, ObjectMeta, ReadRequest, Store, StoreFuture, changed};
 use crate::dataset::Version;
 use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
@@ -31,6 +31,11 @@ pub enum Fault {
         after: usize,
         /// How long; `None` is for ever.
         rest: Option<Duration>,
+    },
+    /// It succeeds, but this byte of what it was asked for, counted from 0, has all its bits inverted. Without effect when fewer are wanted.
+    Flip {
+        /// Which byte.
+        at: usize,
     },
     /// The object has another version than before. Without effect on a read that expects none and does not look at it.
     OtherVersion,
@@ -121,6 +126,17 @@ impl FaultStore {
                 let arrival = self.inner.read(request, landing).await?;
                 Ok(Arrival { copied: first.copied + arrival.copied, ..arrival })
             }
+            Fault::Flip { at } => {
+                let arrival = self.inner.read(request, landing).await?;
+                let at = landing.lead() + at;
+                if at < landing.lead() + landing.filled() {
+                    let (lead, page_bytes) = (landing.lead(), landing.page_bytes());
+                    let mut pages = landing.take_pages();
+                    pages[at / page_bytes][at % page_bytes] ^= 0xff;
+                    landing.put_pages(pages, lead);
+                }
+                Ok(arrival)
+            }
             Fault::OtherVersion => {
                 let other = Version(format!("other-{number}").into());
                 if let Some(expected) = &request.version {
@@ -182,8 +198,16 @@ impl Store for FaultStore {
         self.inner.list(prefix)
     }
 
+    fn hedges(&self) -> bool {
+        self.inner.hedges()
+    }
+
     fn warm(&self, connections: usize) -> StoreFuture<'_, usize> {
         self.inner.warm(connections)
+    }
+
+    fn connect(&self) -> StoreFuture<'_, ConnectCost> {
+        self.inner.connect()
     }
 
     /// Counts go on together: a read's number is its number among all.
@@ -232,6 +256,21 @@ mod tests {
             let error = store.read(&request(version), &mut landing).await.unwrap_err();
             assert_eq!((error.kind(), store.reads(), store.faults()), (Kind::Corrupt, 4, 3));
         });
+    }
+
+    #[test]
+    fn a_flip_changes_one_byte_and_says_nothing() {
+        let (inner, mut bytes, slab) = store();
+        let store = FaultStore::scripted(inner, [(0, Fault::Flip { at: 5000 }), (1, Fault::Flip { at: 8000 })]);
+        let read = || {
+            let mut landing = Landing::new(slab.take(2).unwrap(), 8000);
+            runtime().block_on(store.read(&request(None), &mut landing)).unwrap();
+            landing.landed().unwrap().slices(0, 8000).collect::<Vec<_>>().concat()
+        };
+        let (flipped, whole) = (read(), read());
+        assert_eq!(whole, bytes[100..8100]);
+        bytes[5100] ^= 0xff;
+        assert_eq!(flipped, bytes[100..8100]);
     }
 
     #[test]

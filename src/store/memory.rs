@@ -56,7 +56,7 @@ impl MemoryStore {
         }
         let from = request.start as usize + landing.filled();
         let copied = landing.push(&bytes[from..range.end as usize]) as u64;
-        Ok(Arrival { version: Some(version), copied, first_byte: Duration::ZERO, opened: false })
+        Ok(Arrival { version: Some(version), copied, first_byte: Duration::ZERO, opened: false, fallback: None })
     }
 }
 

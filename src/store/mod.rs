@@ -8,10 +8,14 @@ mod fault;
 mod file;
 mod http;
 mod memory;
+#[cfg(feature = "cloud")]
+mod object;
+mod route;
 mod throttle;
 
 use std::fmt;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,8 +23,11 @@ use std::time::Duration;
 
 pub use fault::{Fault, FaultStore};
 pub use file::{FileBackend, FileOptions, FileStore};
-pub use http::{HttpOptions, HttpStore};
+pub use http::{ClientCertificate, HttpOptions, HttpStore, TlsOptions};
 pub use memory::MemoryStore;
+#[cfg(feature = "cloud")]
+pub use object::{FallbackStore, ObjectOptions, ObjectStore};
+pub use route::Route;
 pub use throttle::{Throttle, ThrottleStore};
 
 use crate::dataset::Version;
@@ -48,6 +55,24 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// others by their kind, transient where asking again may help. Bytes that landed before the error stay counted.
     fn read<'a>(&'a self, request: &'a ReadRequest, landing: &'a mut Landing) -> StoreFuture<'a, Arrival>;
 
+    /// As [`Store::read`], for a store with more than one way to its objects: notes on `route` how far the request has come, and goes
+    /// where earlier requests on it have not been.
+    fn read_by<'a>(
+        &'a self,
+        request: &'a ReadRequest,
+        landing: &'a mut Landing,
+        route: &'a Route,
+    ) -> StoreFuture<'a, Arrival> {
+        let _ = route;
+        self.read(request, landing)
+    }
+
+    /// Whether a late request may be raced by a second one for the same bytes: across a network, where the second one goes another way.
+    /// Such a store has [`Store::read_by`] note its way, and lets go of a landing when its future is dropped. Default: no.
+    fn hedges(&self) -> bool {
+        false
+    }
+
     /// Objects whose keys start with `prefix`, sorted by key.
     fn list<'a>(&'a self, prefix: &'a str) -> StoreFuture<'a, Vec<ObjectEntry>> {
         let _ = prefix;
@@ -63,6 +88,15 @@ pub trait Store: fmt::Debug + Send + Sync {
     fn warm(&self, connections: usize) -> StoreFuture<'_, usize> {
         let _ = connections;
         Box::pin(std::future::ready(Ok(0)))
+    }
+
+    /// Opens one fresh connection and says what that cost; the connection is kept for the next read.
+    ///
+    /// # Errors
+    /// `Unsupported` where a store has no connections; else why it could not be opened.
+    fn connect(&self) -> StoreFuture<'_, ConnectCost> {
+        let error = Error::new(Kind::Unsupported, format!("{} has no connections to open", self.root()));
+        Box::pin(std::future::ready(Err(error)))
     }
 
     /// The same store for one more reactor thread, with connections of its own.
@@ -106,6 +140,21 @@ pub struct Arrival {
     pub first_byte: Duration,
     /// Whether a connection had to be opened.
     pub opened: bool,
+    /// Why the bytes came through the fallback client, if they did.
+    pub fallback: Option<&'static str>,
+}
+
+/// What it cost to open a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectCost {
+    /// Where it leads.
+    pub address: SocketAddr,
+    /// For finding the address: next to nothing where it was known.
+    pub resolve: Duration,
+    /// For the TCP handshake with this address: one round trip. What other addresses cost that were tried before is not in it.
+    pub connect: Duration,
+    /// For the TLS handshake; `None` where there is none.
+    pub secure: Option<Duration>,
 }
 
 /// Size and version.
@@ -133,10 +182,12 @@ pub(crate) fn past_end(root: &str, key: &str, range: &Range<u64>, size: u64) -> 
         format!("{root}{key}: bytes {}..{} wanted, the object has {size}", range.start, range.end),
     )
     .advice("it was truncated, or the index belongs to another version of it: upload it again, or run `farfeed index`")
+    .in_object()
 }
 
 /// The error for an object that is not the one expected.
 pub(crate) fn changed(root: &str, key: &str, expected: &dyn fmt::Display, found: &dyn fmt::Display) -> Error {
     Error::new(Kind::Corrupt, format!("{root}{key}: the object changed: expected {expected}, found {found}"))
         .advice("restore the object, or run `farfeed index` and start the epoch again")
+        .in_object()
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Appetite, Arrival, ObjectEntry, ObjectMeta, ReadRequest, Store, StoreFuture};
+use super::{Appetite, Arrival, ConnectCost, ObjectEntry, ObjectMeta, ReadRequest, Store, StoreFuture};
 use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
 
@@ -113,8 +113,16 @@ impl Store for ThrottleStore {
         Box::pin(self.request(self.inner.list(prefix)))
     }
 
+    fn hedges(&self) -> bool {
+        self.inner.hedges()
+    }
+
     fn warm(&self, connections: usize) -> StoreFuture<'_, usize> {
         self.inner.warm(connections)
+    }
+
+    fn connect(&self) -> StoreFuture<'_, ConnectCost> {
+        self.inner.connect()
     }
 
     fn per_reactor(self: Arc<Self>) -> Arc<dyn Store> {

@@ -1,4 +1,4 @@
-//! The least that reads a file over io_uring: the ceiling beside which the file store is measured.
+//! The least that reads a file over io_uring, and a socket option: the ceilings beside which stores are measured.
 //!
 //! For benchmarks only; a read that fails leaks its buffers.
 
@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::ops::DerefMut;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use io_uring::{IoUring, opcode, types};
 
@@ -57,4 +57,12 @@ pub fn read_blocks<B: DerefMut<Target = [u8]> + 'static>(
         }
     }
     Ok(ManuallyDrop::into_inner(buffers))
+}
+
+/// The socket option that the HTTP client's low wake-ups come from, for bare loops that are to have it too.
+///
+/// # Errors
+/// The errno of `setsockopt`.
+pub fn set_receive_low_water(socket: impl AsFd, bytes: usize) -> io::Result<()> {
+    super::socket::set_receive_low_water(socket, bytes)
 }

@@ -1,6 +1,7 @@
 //! Counters that every stage adds to, and the sentence they amount to.
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -35,10 +36,22 @@ pub enum Counter {
     Samples,
     /// Reads that were dropped to make room and had to be read again.
     Rereads,
+    /// Rows that delivered batches lack: bad samples, and those named beforehand.
+    LeftOut,
+    /// Fields that were read again because their bytes were wrong, or their first read failed.
+    FieldsReadAgain,
     /// Nanoseconds in which reads waited for free pages.
     PageWaitNs,
     /// Nanoseconds in which reads waited because enough were in flight.
     LinkWaitNs,
+    /// Reads that another client than ours carried out.
+    FallbackReads,
+    /// Second requests for what was late.
+    Hedges,
+    /// Those that overtook the first one.
+    HedgesWon,
+    /// Bytes that arrived twice because of them.
+    BytesWasted,
     /// Answers that asked for less.
     Throttled,
     /// Requests given up because nothing came.
@@ -47,7 +60,7 @@ pub enum Counter {
     RateWaitNs,
 }
 
-const COUNTERS: usize = 12;
+const COUNTERS: usize = Counter::RateWaitNs as usize + 1;
 
 /// Counters shared by all threads of a loader.
 #[derive(Debug)]
@@ -60,6 +73,8 @@ pub struct Telemetry {
     latency_ns: AtomicU64,
     /// The fields of [`Depth`], floats by their bits.
     depth: [AtomicU64; 4],
+    /// Why the first read went through the fallback client.
+    fallback: OnceLock<&'static str>,
     trace: Trace,
 }
 
@@ -81,6 +96,7 @@ impl Telemetry {
             first_batch_ns: AtomicU64::new(0),
             latency_ns: AtomicU64::new(u64::MAX),
             depth: Default::default(),
+            fallback: OnceLock::new(),
             trace: Trace::new(started, trace_spans),
         }
     }
@@ -126,6 +142,12 @@ impl Telemetry {
         }
     }
 
+    /// Notes a read through the fallback client, and why.
+    pub fn fallback(&self, why: &'static str) {
+        self.count(Counter::FallbackReads, 1);
+        self.fallback.get_or_init(|| why);
+    }
+
     /// Spans for a picture of the run.
     pub fn trace(&self) -> &Trace {
         &self.trace
@@ -150,6 +172,9 @@ impl Telemetry {
             consumer: stage(Stage::Consumer),
             requests: self.counter(Counter::Requests),
             retries: self.counter(Counter::Retries),
+            hedges: self.counter(Counter::Hedges),
+            hedges_won: self.counter(Counter::HedgesWon),
+            bytes_wasted: self.counter(Counter::BytesWasted),
             connections_opened: self.counter(Counter::ConnectionsOpened),
             rereads: self.counter(Counter::Rereads),
             throttled: self.counter(Counter::Throttled),
@@ -161,11 +186,15 @@ impl Telemetry {
             first_batch_s: seconds(&self.first_batch_ns),
             batches: self.counter(Counter::Batches),
             samples: self.counter(Counter::Samples),
+            left_out: self.counter(Counter::LeftOut),
+            fields_read_again: self.counter(Counter::FieldsReadAgain),
             page_wait_s: seconds(&self.counters[Counter::PageWaitNs as usize]),
             link_wait_s: seconds(&self.counters[Counter::LinkWaitNs as usize]),
             rate_wait_s: seconds(&self.counters[Counter::RateWaitNs as usize]),
             depth: Depth::from_cells(self.depth.each_ref().map(|cell| cell.load(Ordering::Relaxed))),
             copies_per_byte: self.counter(Counter::BytesCopiedByUserSpace) as f64 / bytes.max(1) as f64,
+            fallback_reads: self.counter(Counter::FallbackReads),
+            fallback_reason: self.fallback.get().copied(),
             stall_share: 0.0,
             limit: Limit::Consumer,
         };
@@ -258,6 +287,12 @@ pub struct Stats {
     pub requests: u64,
     /// Requests sent again.
     pub retries: u64,
+    /// Second requests for what was late.
+    pub hedges: u64,
+    /// Those of them that overtook the first one.
+    pub hedges_won: u64,
+    /// Bytes that arrived twice because of them, as far as they were received.
+    pub bytes_wasted: u64,
     /// Connections opened, ahead of the first read or for a request; of a file store the files.
     pub connections_opened: u64,
     /// Reads dropped to make room and read again: host memory is too small for the window.
@@ -274,6 +309,10 @@ pub struct Stats {
     pub batches: u64,
     /// Samples delivered.
     pub samples: u64,
+    /// Rows that delivered batches lack: bad samples, and those named beforehand. `Loader::quarantine` lists the bad ones.
+    pub left_out: u64,
+    /// Fields that were read again because their bytes were wrong, or their first read failed.
+    pub fields_read_again: u64,
     /// Seconds in which a read was due and host memory had no room for it.
     pub page_wait_s: f64,
     /// Seconds in which a read was due and enough were in flight.
@@ -284,6 +323,10 @@ pub struct Stats {
     pub depth: Depth,
     /// Copies in user space per payload byte, the device's own copy apart.
     pub copies_per_byte: f64,
+    /// Reads that a general client carried out, at the price of a copy of each byte.
+    pub fallback_reads: u64,
+    /// Why the first of them was not ours to carry out.
+    pub fallback_reason: Option<&'static str>,
     /// Share of the consumer's time that it waited, 0 to 1.
     pub stall_share: f64,
     /// What bounded the run.
@@ -333,7 +376,18 @@ impl fmt::Display for Stats {
             self.fetch.bytes as f64 / 1e6,
             self.requests,
             self.retries,
-        )
+        )?;
+        if self.hedges > 0 {
+            let wasted = self.bytes_wasted as f64 / 1e6;
+            write!(f, ", {} hedged ({} won, {wasted:.1} MB twice)", self.hedges, self.hedges_won)?;
+        }
+        if self.left_out > 0 {
+            write!(f, ", {} samples left out", self.left_out)?;
+        }
+        match self.fallback_reason {
+            Some(why) => write!(f, "; {} reads through the fallback client: {why}", self.fallback_reads),
+            None => Ok(()),
+        }
     }
 }
 
@@ -388,5 +442,11 @@ mod tests {
     fn reads_as_a_sentence() {
         let text = run(Duration::from_secs(1), Duration::ZERO, Duration::ZERO).to_string();
         assert!(text.starts_with("bound by: the link (consumer waited 10.0 % of the time)"), "{text}");
+        assert!(text.ends_with("0 retries"), "{text}");
+        let telemetry = Telemetry::new(0);
+        telemetry.fallback("chunked bodies");
+        telemetry.fallback("redirects");
+        let text = telemetry.stats().to_string();
+        assert!(text.ends_with("; 2 reads through the fallback client: chunked bodies"), "{text}");
     }
 }

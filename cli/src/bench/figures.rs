@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use farfeed::Loader;
 use farfeed::telemetry::Limit;
+use farfeed::{Loader, Quarantine};
 use indicatif::{DecimalBytes, HumanCount};
 use serde::Serialize;
 
@@ -37,6 +37,9 @@ pub(super) struct Figures {
     retries: u64,
     connections: u64,
     rereads: u64,
+    left_out: u64,
+    fields_read_again: u64,
+    quarantine: Quarantine,
     digest: Option<Digests>,
     bound_by: Limit,
     batch_size: u64,
@@ -99,6 +102,9 @@ impl Figures {
             retries,
             connections: stats.connections_opened,
             rereads: stats.rereads,
+            left_out: stats.left_out,
+            fields_read_again: stats.fields_read_again,
+            quarantine: loader.quarantine(),
             digest: bench.digest.map(|digest| Digests {
                 content: format!("{:016x}", digest.content),
                 order: format!("{:016x}", digest.order),
@@ -127,7 +133,7 @@ impl Figures {
             if self.world_size > 1 { format!(", rank {} of {}", self.rank, self.world_size) } else { String::new() };
         let peak = self.peak_rss_mb.map_or_else(|| "unknown".into(), |mb| format!("{mb:.1} MB"));
         let digest = self.digest.as_ref().map(|digest| format!("content {}, order {}", digest.content, digest.order));
-        vec![
+        let mut lines = vec![
             ("dataset", self.url.clone()),
             ("to", format!("{}{rank}", self.device)),
             ("delivered", format!("{batches} batches, {samples} samples, {bytes} in {seconds:.3} s")),
@@ -163,7 +169,23 @@ impl Figures {
             ("copies", format!("{:.4} per byte in user space", self.copies_per_byte)),
             ("digest", digest.unwrap_or_else(|| "none (--no-digest)".into())),
             ("bound by", format!("{}: {}", self.bound_by, next_step(self.bound_by))),
-        ]
+        ];
+        if self.left_out > 0 || !self.quarantine.is_empty() {
+            lines.push(("left out", format!("{} samples; found bad: {}", HumanCount(self.left_out), self.found_bad())));
+        }
+        lines
+    }
+
+    /// The first of what was found bad, a line for each.
+    fn found_bad(&self) -> String {
+        const SHOWN_MAX: usize = 10;
+        let (entries, more) = (self.quarantine.entries(), self.quarantine.more());
+        let more = entries.len().saturating_sub(SHOWN_MAX) as u64 + more;
+        let mut lines: Vec<String> = entries.iter().take(SHOWN_MAX).map(|entry| format!("\n  {entry}")).collect();
+        if more > 0 {
+            lines.push(format!("\n  and {} more (--json has 1,000)", HumanCount(more)));
+        }
+        if lines.is_empty() { "none".into() } else { lines.concat() }
     }
 }
 

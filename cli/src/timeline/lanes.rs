@@ -2,7 +2,7 @@
 
 use farfeed::telemetry::{Lane, Span};
 
-use super::sheet::{Anchor, Rect, Sheet};
+use crate::sheet::{Anchor, Rect, Sheet};
 
 /// A stretch of time, from zero.
 #[derive(Clone, Copy)]

@@ -188,3 +188,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn samples_are_found_by_their_names() {
+    let spec = RecordSpec::tokens(Dtype::U16, 4, 0).unwrap();
+    let shards = vec![record_shard("http://h/x/a.bin", 0, 40), record_shard("http://h/y/a.bin", 0, 40)];
+    let dataset = Dataset::records(shards, spec, BlockCut::default()).unwrap();
+    let named = |shard, key, number| Named { shard, key, number };
+    let find = |name| dataset.find([name]).map_err(|error| error.kind());
+    assert_eq!(find(named("/elsewhere/y/a.bin", Some("a.bin:2"), None)), Ok((vec![7], 0)));
+    assert_eq!(find(named("x/a.bin", Some("a.bin:3"), Some(3))), Ok((vec![3], 0)));
+    assert_eq!(find(named("y/a.bin", None, None)), Ok(((5..10).collect(), 0)));
+    assert_eq!(find(named("z.bin", None, None)), Ok((vec![], 1)));
+    assert_eq!(find(named("a.bin", None, None)), Err(Kind::Config));
+    for (key, number) in [("a.bin:5", None), ("b.bin:1", None), ("a", None), ("a.bin:2", Some(3)), ("a.bin:9", Some(9))]
+    {
+        assert_eq!(find(named("x/a.bin", Some(key), number)), Err(Kind::NotFound), "{key}");
+    }
+    // A key may be there twice: both are meant unless one is numbered.
+    let twice = |url| indexed(url, Archive::default().file("k.a", b"1").file("l.a", b"2").file("k.a", b"3"));
+    let dataset = Dataset::members(Index::new(vec![twice("s.tar"), twice("t.tar")]), BlockCut::default()).unwrap();
+    assert_eq!((dataset.samples_of(1), dataset.samples_of(2), dataset.shard_of(4)), (3..6, 0..0, Some((1, 1))));
+    let names =
+        [named("t.tar", Some("k"), None), named("s.tar", Some("k"), Some(2)), named("t.tar", Some("k"), Some(0))];
+    assert_eq!(dataset.find(names).unwrap(), (vec![2, 3, 5], 0));
+}

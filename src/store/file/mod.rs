@@ -149,7 +149,7 @@ impl FileStore {
         let range = check(request, landing, &file)?;
         let version = Some(file.identity.version());
         if landing.remaining() == 0 {
-            return Ok(Arrival { version, copied: 0, first_byte: asked.elapsed(), opened });
+            return Ok(Arrival { version, copied: 0, first_byte: asked.elapsed(), opened, fallback: None });
         }
         let span = Span::of(landing, request.start, file.alignment);
         let outcome = self.outcome(&file, span, landing, asked).await?;
@@ -157,7 +157,7 @@ impl FileStore {
         self.check_again(&request.key, &file, &range).await?;
         landing.advance(span.payload(outcome.arrived));
         match outcome.failure {
-            None => Ok(Arrival { version, copied: 0, first_byte: outcome.first_byte, opened }),
+            None => Ok(Arrival { version, copied: 0, first_byte: outcome.first_byte, opened, fallback: None }),
             Some(Failure::System(error)) => {
                 let at = request.start + landing.filled() as u64;
                 Err(explain(&request.key, &format!("reading bytes {at}..{}", range.end), error))

@@ -1,6 +1,7 @@
 //! From a target to a response: the pool, deadlines, redirects, and the one immediate retry.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,21 +10,23 @@ use super::connection::{Connection, Failure, Method, Request};
 use super::pool::Pool;
 use super::resolver::Resolver;
 use super::response::Malformed;
+use super::security::{Introduction, Security};
 use super::url::{Authority, Target};
-use super::verdict::{Asked, Tag, strong};
+use super::verdict::{Asked, Tag};
 use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
-use crate::store::{Arrival, ObjectMeta};
+use crate::store::{Arrival, ConnectCost, ObjectMeta, Route};
 
 /// Redirects followed for one request.
 const REDIRECTS_MAX: usize = 5;
 
 /// The connections of one reactor, and how they are used.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(in crate::store) struct Client {
     options: HttpOptions,
     pool: Pool,
     resolver: Resolver,
+    security: Arc<Security>,
 }
 
 /// A connection whose response's header has been received.
@@ -34,51 +37,60 @@ struct Answer {
 }
 
 impl Client {
-    pub(super) fn new(options: HttpOptions) -> Self {
+    pub(in crate::store) fn new(options: HttpOptions, security: Arc<Security>) -> Self {
         let pool = Pool::new(options.idle_connections, options.idle_age);
-        Client { options, pool, resolver: Resolver::default() }
+        let resolver = Resolver::new(options.resolve.clone());
+        Client { options, pool, resolver, security }
     }
 
-    pub(super) fn options(&self) -> &HttpOptions {
-        &self.options
+    /// The same for another reactor, with connections of its own.
+    pub(in crate::store) fn sibling(&self) -> Self {
+        Client::new(self.options.clone(), self.security.sibling())
+    }
+
+    #[cfg(feature = "cloud")]
+    pub(super) fn security(&self) -> Arc<Security> {
+        Arc::clone(&self.security)
     }
 
     /// Fills `landing` with the range `asked` for.
-    pub(super) async fn read(&self, target: Target, asked: &Asked<'_>, landing: &mut Landing) -> Result<Arrival> {
+    pub(in crate::store) async fn read(
+        &self,
+        target: Target,
+        asked: &Asked<'_>,
+        landing: &mut Landing,
+        route: &Route,
+    ) -> Result<Arrival> {
         let request = Request {
             method: Method::Get,
             range: Some((asked.range.start, asked.range.end - 1)),
-            if_match: asked.version.and_then(strong),
+            if_match: asked.if_match(),
         };
-        let Answer { mut connection, first_byte, opened } = self.follow(target, request, asked).await?;
+        let Answer { mut connection, first_byte, opened } = self.follow(target, request, asked, route).await?;
         let head = connection.head().map_err(|error| malformed(asked, error))?;
         let keep_alive = head.keep_alive && head.content_length.is_some();
         let version = match asked.check_range(&head) {
             Ok(version) => version,
-            Err(error) => {
-                self.keep(connection);
-                return Err(error);
-            }
+            Err(error) => return Err(self.explained(connection, error).await),
         };
         let (before, began) = (landing.filled(), Instant::now());
         let copied = connection.receive_body(landing).await.map_err(|cause| {
-            let (filled, len) = (landing.filled(), landing.len());
-            asked
-                .error(Kind::Io, format!("the connection broke after {filled} of {len} bytes"))
-                .source(cause)
-                .transient()
+            let (root, key, filled, len) = (asked.root, asked.key, landing.filled(), landing.len());
+            named(cause, format!("{root}{key}: the connection broke after {filled} of {len} bytes"), |context| {
+                Error::new(Kind::Io, context).transient()
+            })
         })?;
         connection.note_body(landing.filled() - before, began.elapsed() + first_byte);
         if keep_alive && connection.is_spent() {
             self.pool.put(connection);
         }
-        Ok(Arrival { version, copied, first_byte, opened })
+        Ok(Arrival { version, copied, first_byte, opened, fallback: None })
     }
 
     /// Size and version: by HEAD, or by asking for one byte where the server does not answer that.
-    pub(super) async fn head(&self, target: Target, asked: &Asked<'_>) -> Result<ObjectMeta> {
+    pub(in crate::store) async fn head(&self, target: Target, asked: &Asked<'_>) -> Result<ObjectMeta> {
         let request = Request { method: Method::Head, range: None, if_match: None };
-        let Answer { connection, .. } = self.follow(target.clone(), request, asked).await?;
+        let Answer { connection, .. } = self.follow(target.clone(), request, asked, &Route::default()).await?;
         let head = connection.head().map_err(|error| malformed(asked, error))?;
         let outcome = match (head.status, head.content_length) {
             (200, Some(size)) => {
@@ -88,28 +100,31 @@ impl Client {
             (200 | 405 | 501, _) => None,
             _ => Some(Err(asked.refusal(&head))),
         };
-        self.keep(connection);
         match outcome {
-            Some(outcome) => outcome,
-            None => self.probe(target, asked).await,
+            Some(Err(error)) => Err(self.explained(connection, error).await),
+            Some(outcome) => {
+                self.keep(connection);
+                outcome
+            }
+            None => {
+                self.keep(connection);
+                self.probe(target, asked).await
+            }
         }
     }
 
     /// Opens connections until `count` are idle; gives how many it opened, and succeeds if it could open any.
-    pub(super) async fn warm(self: &Arc<Self>, authority: &Arc<Authority>, count: usize) -> Result<usize> {
-        let count = count.min(self.options.idle_connections).saturating_sub(self.pool.len());
+    pub(in crate::store) async fn warm(self: &Arc<Self>, authority: &Arc<Authority>, count: usize) -> Result<usize> {
+        let count = count.min(self.options.idle_connections).saturating_sub(self.pool.open_count());
         let mut opening = tokio::task::JoinSet::new();
         for _ in 0..count {
             let (client, authority) = (Arc::clone(self), Arc::clone(authority));
-            opening.spawn(async move { client.open(&authority).await });
+            opening.spawn(async move { client.connect(&authority).await });
         }
         let (mut opened, mut failure) = (0, None);
         while let Some(outcome) = opening.join_next().await {
             match outcome {
-                Ok(Ok(connection)) => {
-                    self.pool.put(connection);
-                    opened += 1;
-                }
+                Ok(Ok(_)) => opened += 1,
                 Ok(Err(error)) => failure = Some(error),
                 Err(error) => failure = Some(Error::new(Kind::Io, "opening connections").source(error)),
             }
@@ -120,16 +135,23 @@ impl Client {
         }
     }
 
+    /// Opens a connection and keeps it; says what it cost.
+    pub(in crate::store) async fn connect(&self, authority: &Arc<Authority>) -> Result<ConnectCost> {
+        let (connection, cost) = self.open(authority, &[]).await?;
+        self.pool.put(connection);
+        Ok(cost)
+    }
+
     /// Asks for the first byte: the answer tells the size of the whole.
-    async fn probe(&self, target: Target, asked: &Asked<'_>) -> Result<ObjectMeta> {
+    pub(in crate::store) async fn probe(&self, target: Target, asked: &Asked<'_>) -> Result<ObjectMeta> {
         use super::response::ContentRange::{Satisfied, Unsatisfied};
         let request = Request { method: Method::Get, range: Some((0, 0)), if_match: None };
-        let Answer { connection, .. } = self.follow(target, request, asked).await?;
+        let Answer { connection, .. } = self.follow(target, request, asked, &Route::default()).await?;
         let head = connection.head().map_err(|error| malformed(asked, error))?;
         let size = match (head.status, head.content_range, head.content_length) {
             (206, Some(Satisfied { size: Some(size), .. }), _) => Some(size),
             // An empty object has no first byte.
-            (416, Some(Unsatisfied { size: 0 }), _) => Some(0),
+            (206 | 416, Some(Unsatisfied { size: 0 }), _) => Some(0),
             (200, _, Some(size)) => Some(size),
             _ => None,
         };
@@ -142,22 +164,39 @@ impl Client {
                 .advice("use a server that serves byte ranges")),
             None => Err(asked.refusal(&head)),
         };
-        self.keep(connection);
-        outcome
+        match outcome {
+            Err(error) => Err(self.explained(connection, error).await),
+            outcome => {
+                self.keep(connection);
+                outcome
+            }
+        }
     }
 
     /// Asks, and asks elsewhere as long as the answer is a redirect.
-    async fn follow(&self, mut target: Target, request: Request<'_>, asked: &Asked<'_>) -> Result<Answer> {
+    async fn follow(
+        &self,
+        mut target: Target,
+        request: Request<'_>,
+        asked: &Asked<'_>,
+        route: &Route,
+    ) -> Result<Answer> {
         for _ in 0..=REDIRECTS_MAX {
             let answer = self
-                .ask(&target, request)
+                .ask(&target, request, route)
                 .await
                 .map_err(|error| error.within(format_args!("{}{}", asked.root, asked.key)))?;
             let head = answer.connection.head().map_err(|error| malformed(asked, error))?;
+            if let Some(error) = unintroduced(asked, head.status, answer.connection.introduction()) {
+                return Err(error);
+            }
             if !matches!(head.status, 301 | 302 | 303 | 307 | 308) {
                 return Ok(answer);
             }
-            let location = head.location.ok_or_else(|| asked.error(Kind::Unsupported, "redirected to nowhere"))?;
+            let Some(location) = head.location else {
+                let error = asked.error(Kind::Unsupported, "redirected to nowhere");
+                return Err(self.explained(answer.connection, error).await);
+            };
             target = target.redirected(location).map_err(|why| asked.error(Kind::Unsupported, why))?;
             self.keep(answer.connection);
         }
@@ -168,28 +207,35 @@ impl Client {
 
     /// One exchange. A connection that was idle may have been closed by the server just now: if it fails before anything was
     /// received, the request goes out again on a fresh one, once.
-    async fn ask(&self, target: &Target, request: Request<'_>) -> Result<Answer> {
-        let mut idle = self.pool.take(&target.authority);
+    async fn ask(&self, target: &Target, request: Request<'_>, route: &Route) -> Result<Answer> {
+        let (hung, avoid) = route.begin();
+        if let Some(address) = hung {
+            self.resolver.failed(address);
+            self.pool.forget(address);
+        }
+        // After a loss of the link what was sent on old connections is sent again later and later, and some may be dead: a fresh one
+        // answers as soon as there is an answer.
+        let mut idle = if hung.is_some() { None } else { self.idle(&target.authority, &avoid).await };
         loop {
             let (mut connection, opened) = match idle.take() {
                 Some(connection) => (connection, false),
-                None => (self.open(&target.authority).await?, true),
+                None => (self.open(&target.authority, &avoid).await?.0, true),
             };
+            route.sent(connection.address());
             let patience = self.options.header_timeout;
             match tokio::time::timeout(patience, connection.exchange(target, request)).await {
-                Ok(Ok(first_byte)) => return Ok(Answer { connection, first_byte, opened }),
-                Ok(Err(Failure { unanswered: true, .. })) if !opened => {}
-                Ok(Err(Failure { cause, .. })) if cause.kind() == io::ErrorKind::InvalidData => {
-                    return Err(
-                        Error::new(Kind::Unsupported, format!("asking {}", target.authority.name)).source(cause)
-                    );
+                Ok(Ok(first_byte)) => {
+                    route.answered();
+                    return Ok(Answer { connection, first_byte, opened });
                 }
+                Ok(Err(Failure { unanswered: true, .. })) if !opened => {}
                 Ok(Err(Failure { cause, .. })) => {
-                    return Err(Error::new(Kind::Io, format!("asking {}", target.authority.name))
-                        .source(cause)
-                        .transient());
+                    return Err(named(cause, format!("asking {}", target.authority.name), |context| {
+                        Error::new(Kind::Io, context).transient()
+                    }));
                 }
                 Err(_) => {
+                    route.hangs();
                     let context = format!("no response header from {} within {patience:?}", target.authority.name);
                     return Err(Error::new(Kind::Stalled, context).transient());
                 }
@@ -197,33 +243,75 @@ impl Client {
         }
     }
 
-    async fn open(&self, authority: &Arc<Authority>) -> Result<Connection> {
+    /// An idle connection; one to an address to `avoid` only where there is no other.
+    async fn idle(&self, authority: &Arc<Authority>, avoid: &[SocketAddr]) -> Option<Connection> {
+        if !avoid.is_empty() {
+            let connection = self.pool.take(authority, |address| !avoid.contains(&address));
+            let elsewhere = async || {
+                let addresses = self.resolver.addresses(authority).await;
+                addresses.is_ok_and(|addresses| addresses.iter().any(|address| !avoid.contains(address)))
+            };
+            if connection.is_some() || elsewhere().await {
+                return connection;
+            }
+        }
+        self.pool.take(authority, |_| true)
+    }
+
+    async fn open(&self, authority: &Arc<Authority>, avoid: &[SocketAddr]) -> Result<(Connection, ConnectCost)> {
         let patience = self.options.connect_timeout;
         let stalled = || {
             Error::new(Kind::Stalled, format!("no connection to {} within {patience:?}", authority.name)).transient()
         };
-        match tokio::time::timeout(patience, Connection::open(authority, &self.resolver, patience)).await {
-            Ok(Ok(connection)) => Ok(connection),
+        match tokio::time::timeout(patience, Connection::open(authority, &self.resolver, &self.security, avoid)).await {
+            Ok(Ok(opened)) => Ok(opened),
             Ok(Err(cause)) if cause.kind() == io::ErrorKind::TimedOut => Err(stalled()),
-            Ok(Err(cause)) => Err(Error::new(Kind::Io, format!("connecting to {}", authority.name))
-                .source(cause)
-                .advice("check the host's name and port, and that it is up")
-                .transient()),
+            Ok(Err(cause)) => Err(named(cause, format!("connecting to {}", authority.name), |context| {
+                Error::new(Kind::Io, context).advice("check the host's name and port, and that it is up").transient()
+            })),
             Err(_) => Err(stalled()),
         }
     }
 
     /// Keeps a connection whose response needs no more receiving; others are closed, for to wait for the rest of an error page may take long.
-    fn keep(&self, connection: Connection) {
+    pub(super) fn keep(&self, connection: Connection) {
         if connection.head().is_ok_and(|head| connection.is_through(&head)) {
             self.pool.put(connection);
         }
     }
 }
 
+/// The error for `cause`, which may know better what it is than `otherwise` does.
+fn named(cause: io::Error, context: String, otherwise: impl FnOnce(String) -> Error) -> Error {
+    match cause.downcast::<Error>() {
+        Ok(error) => error.within(context),
+        Err(cause) if cause.kind() == io::ErrorKind::InvalidData => {
+            Error::new(Kind::Unsupported, context).source(cause)
+        }
+        Err(cause) => otherwise(context).source(cause),
+    }
+}
+
+/// The error for a status that is about the client certificate, or the lack of it. nginx gives 400 for both, apache 403.
+fn unintroduced(asked: &Asked<'_>, status: u16, introduction: Introduction) -> Option<Error> {
+    match (status, introduction) {
+        (400 | 401 | 403, Introduction::Refused) => Some(
+            asked
+                .error(Kind::Auth, format!("the server asks for a client certificate (HTTP {status})"))
+                .advice("name one with `client_certificate`"),
+        ),
+        (400, Introduction::Given) => Some(
+            asked
+                .error(Kind::Auth, "the server refused the request, or the client certificate (HTTP 400)")
+                .advice("check that it has not expired, and that the server trusts the authority that signed it"),
+        ),
+        _ => None,
+    }
+}
+
 fn malformed(asked: &Asked<'_>, Malformed(what): Malformed) -> Error {
     asked
         .error(Kind::Io, format!("the server's answer is malformed: {what}"))
-        .advice("check that the port is that of a plain HTTP server")
+        .advice("check that the port is that of an HTTP server")
         .transient()
 }

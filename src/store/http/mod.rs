@@ -8,21 +8,35 @@
 
 mod client;
 mod connection;
+mod dial;
 mod pool;
+mod refused;
 mod resolver;
 mod response;
+mod security;
 mod transport;
+#[cfg(feature = "https")]
+mod trust;
 mod url;
 mod verdict;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::client::Client;
-use self::url::Root;
-use self::verdict::Asked;
-use super::{Appetite, Arrival, ObjectMeta, ReadRequest, Store, StoreFuture, past_end};
+pub(super) use self::client::Client;
+#[cfg(feature = "cloud")]
+pub(super) use self::refused::{Beyond, Refused};
+pub(super) use self::security::Security;
+pub use self::security::{ClientCertificate, TlsOptions};
+#[cfg(feature = "cloud")]
+pub(super) use self::url::Target;
+pub(super) use self::url::{Root, Scheme};
+pub(super) use self::verdict::Asked;
+#[cfg(feature = "cloud")]
+pub(super) use self::verdict::Tag;
+use super::{Appetite, Arrival, ConnectCost, ObjectMeta, ReadRequest, Route, Store, StoreFuture};
 use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
 
@@ -35,8 +49,13 @@ pub struct HttpOptions {
     pub header_timeout: Duration,
     /// Idle connections kept per reactor; also the most that are opened ahead.
     pub idle_connections: usize,
-    /// Idle connections older than this are closed: servers do it after about 5 s, and a request sent just then is lost.
+    /// Idle connections older than this are closed: servers do it after about 5 s, and a request sent just then is lost. Servers wait
+    /// longer for a connection's first request, and so does this: four times as long.
     pub idle_age: Duration,
+    /// Whom `https://` connections trust, and who they say they are.
+    pub tls: TlsOptions,
+    /// Names whose addresses are told here, before the system is asked. Port 0 stands for that of the URL.
+    pub resolve: Vec<(String, Vec<SocketAddr>)>,
 }
 
 impl Default for HttpOptions {
@@ -46,11 +65,13 @@ impl Default for HttpOptions {
             header_timeout: Duration::from_secs(30),
             idle_connections: 256,
             idle_age: Duration::from_secs(4),
+            tls: TlsOptions::default(),
+            resolve: Vec::new(),
         }
     }
 }
 
-/// Objects under a URL, read in ranges over plain HTTP/1.1.
+/// Objects under a URL, read in ranges over HTTP/1.1, plain or through TLS.
 ///
 /// Its futures run on a tokio runtime with I/O and time enabled. Connections belong to the runtime that opened them: one
 /// store per reactor, by [`Store::per_reactor`], shares nothing with the others but the options.
@@ -62,11 +83,13 @@ pub struct HttpStore {
 }
 
 impl HttpStore {
-    /// A store of the objects under `root`, as in `http://host:port/path`; keys are appended to the path. User information is sent as
-    /// basic authentication, a query is appended to each request; neither is ever shown. Nothing is connected yet.
+    /// A store of the objects under `root`, as in `https://host:port/path`; keys are appended to the path. User information is sent as
+    /// basic authentication, a query is appended to each request; neither is ever shown. Nothing is connected yet; certificates
+    /// are read, if `root` is `https`.
     ///
     /// # Errors
-    /// `Config` when `root` is malformed or a timeout is zero; `Unsupported` for schemes other than `http`.
+    /// `Config` when `root` is malformed, a timeout is zero, or certificates cannot be used; `Unsupported` for schemes other than
+    /// `http` and `https`, and for `https` in a build without the feature of that name.
     pub fn open(root: &str, options: HttpOptions) -> Result<Arc<Self>> {
         for (name, timeout) in [("connect", options.connect_timeout), ("header", options.header_timeout)] {
             if timeout.is_zero() {
@@ -74,7 +97,12 @@ impl HttpStore {
                     .advice("allow at least one round trip"));
             }
         }
-        Ok(Arc::new(HttpStore { root: Arc::new(Root::parse(root)?), client: Arc::new(Client::new(options)) }))
+        let root = Arc::new(Root::parse(root)?);
+        let security = Security::new(options.tls.clone());
+        if root.authority().scheme == Scheme::Https {
+            security.prepare().map_err(|error| error.within(&root.shown))?;
+        }
+        Ok(Arc::new(HttpStore { root, client: Arc::new(Client::new(options, security)) }))
     }
 
     /// The root to open and the key in it of the object at `url`. User information and query, which go with each request,
@@ -83,22 +111,16 @@ impl HttpStore {
         url::split(url)
     }
 
-    async fn read_range(&self, request: &ReadRequest, landing: &mut Landing) -> Result<Arrival> {
-        let (root, key) = (self.root.shown.as_str(), &*request.key);
-        let Some(end) = request.start.checked_add(landing.len() as u64) else {
-            let context =
-                format!("{root}{key}: {} bytes from byte {} on pass any object's end", landing.len(), request.start);
-            return Err(Error::new(Kind::Config, context));
-        };
-        let range = request.start + landing.filled() as u64..end;
-        if let Some(size) = request.size.filter(|size| end > *size) {
-            return Err(past_end(root, key, &range, size));
-        }
-        if range.is_empty() {
-            return Ok(Arrival::default());
-        }
-        let asked = Asked { root, key, range, size: request.size, version: request.version.as_ref() };
-        self.client.read(self.root.target(key), &asked, landing).await
+    /// The URL of the root with its query, the Authorization header, and whom to trust: for another client, never to be shown.
+    #[cfg(feature = "cloud")]
+    pub(super) fn address(&self) -> (String, Option<&str>, Arc<Security>) {
+        let (url, authorization) = self.root.address();
+        (url, authorization, self.client.security())
+    }
+
+    async fn read_range(&self, request: &ReadRequest, landing: &mut Landing, route: &Route) -> Result<Arrival> {
+        let Some(asked) = Asked::of(&self.root.shown, request, landing)? else { return Ok(Arrival::default()) };
+        self.client.read(self.root.target(asked.key), &asked, landing, route).await
     }
 }
 
@@ -115,22 +137,38 @@ impl Store for HttpStore {
 
     fn head<'a>(&'a self, key: &'a str) -> StoreFuture<'a, ObjectMeta> {
         Box::pin(async move {
-            let asked = Asked { root: &self.root.shown, key, range: 0..1, size: None, version: None };
+            let asked = Asked::meta(&self.root.shown, key);
             self.client.head(self.root.target(key), &asked).await
         })
     }
 
     fn read<'a>(&'a self, request: &'a ReadRequest, landing: &'a mut Landing) -> StoreFuture<'a, Arrival> {
-        Box::pin(self.read_range(request, landing))
+        Box::pin(async move { self.read_range(request, landing, &Route::default()).await })
+    }
+
+    fn read_by<'a>(
+        &'a self,
+        request: &'a ReadRequest,
+        landing: &'a mut Landing,
+        route: &'a Route,
+    ) -> StoreFuture<'a, Arrival> {
+        Box::pin(self.read_range(request, landing, route))
+    }
+
+    fn hedges(&self) -> bool {
+        true
     }
 
     fn warm(&self, connections: usize) -> StoreFuture<'_, usize> {
         Box::pin(self.client.warm(self.root.authority(), connections))
     }
 
+    fn connect(&self) -> StoreFuture<'_, ConnectCost> {
+        Box::pin(self.client.connect(self.root.authority()))
+    }
+
     fn per_reactor(self: Arc<Self>) -> Arc<dyn Store> {
-        let client = Arc::new(Client::new(self.client.options().clone()));
-        Arc::new(HttpStore { root: Arc::clone(&self.root), client })
+        Arc::new(HttpStore { root: Arc::clone(&self.root), client: Arc::new(self.client.sibling()) })
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::lookup_host;
@@ -13,45 +13,125 @@ use super::url::Authority;
 
 /// Object stores answer with a few addresses of many and change them every few seconds: to ask as often spreads the load.
 const KNOWN_FOR: Duration = Duration::from_secs(5);
+/// Where asking fails, the addresses known last are used for this long.
+const KEPT_FOR: Duration = Duration::from_secs(600);
+/// And asking takes no longer than this, while there are any.
+const LOOKUP_MAX: Duration = Duration::from_secs(1);
 
 /// Redirects may lead to many hosts; the oldest is forgotten.
 const KNOWN_MAX: usize = 16;
 
+/// An address that failed is tried last for this long.
+const SHUNNED_FOR: Duration = Duration::from_secs(10);
+/// So many of them are remembered.
+const SHUNNED_MAX: usize = 64;
+
 /// The addresses of a few hosts.
 #[derive(Debug, Default)]
 pub(super) struct Resolver {
+    /// Names that are answered from here.
+    told: Vec<(String, Vec<SocketAddr>)>,
     /// Held while asking, so that a burst of connections asks once.
     known: Mutex<Vec<Known>>,
     turn: AtomicUsize,
+    shunned: StdMutex<Vec<(SocketAddr, Instant)>>,
+    connect_ms: AtomicU64,
 }
 
 #[derive(Debug)]
 struct Known {
     authority: Arc<Authority>,
     addresses: Arc<[SocketAddr]>,
-    since: Instant,
+    /// When they were found, and when they were asked for last.
+    found: Instant,
+    asked: Instant,
 }
 
 impl Resolver {
-    /// The addresses of `authority`; there may be none.
-    pub(super) async fn addresses(&self, authority: &Arc<Authority>) -> io::Result<Arc<[SocketAddr]>> {
-        let mut known = self.known.lock().await;
-        known.retain(|known| known.since.elapsed() < KNOWN_FOR);
-        if let Some(known) = known.iter().find(|known| known.authority == *authority) {
-            return Ok(Arc::clone(&known.addresses));
-        }
-        let addresses: Arc<[SocketAddr]> = lookup_host((authority.host.as_str(), authority.port)).await?.collect();
-        if known.len() == KNOWN_MAX {
-            known.remove(0);
-        }
-        let authority = Arc::clone(authority);
-        known.push(Known { authority, addresses: Arc::clone(&addresses), since: Instant::now() });
-        Ok(addresses)
+    /// One that answers these names itself; an address of port 0 gets that of the URL.
+    pub(super) fn new(told: Vec<(String, Vec<SocketAddr>)>) -> Self {
+        Resolver { told, ..Resolver::default() }
     }
 
-    /// Which address to try first: another one each time.
-    pub(super) fn turn(&self) -> usize {
-        self.turn.fetch_add(1, Ordering::Relaxed)
+    /// The addresses of `authority`; there may be none.
+    pub(super) async fn addresses(&self, authority: &Arc<Authority>) -> io::Result<Arc<[SocketAddr]>> {
+        if let Some((_, told)) = self.told.iter().find(|(name, _)| name.eq_ignore_ascii_case(&authority.host)) {
+            let port = |address: &SocketAddr| if address.port() == 0 { authority.port } else { address.port() };
+            return Ok(told.iter().map(|address| SocketAddr::new(address.ip(), port(address))).collect());
+        }
+        let mut known = self.known.lock().await;
+        known.retain(|known| known.found.elapsed() < KEPT_FOR);
+        let found = known.iter_mut().find(|known| known.authority == *authority);
+        if let Some(found) = &found
+            && found.asked.elapsed() < KNOWN_FOR
+        {
+            return Ok(Arc::clone(&found.addresses));
+        }
+        let asking = lookup_host((authority.host.as_str(), authority.port));
+        let Some(found) = found else {
+            let addresses: Arc<[SocketAddr]> = asking.await?.collect();
+            if known.len() == KNOWN_MAX {
+                known.remove(0);
+            }
+            let (authority, now) = (Arc::clone(authority), Instant::now());
+            known.push(Known { authority, addresses: Arc::clone(&addresses), found: now, asked: now });
+            return Ok(addresses);
+        };
+        let answer = tokio::time::timeout(LOOKUP_MAX, asking).await;
+        found.asked = Instant::now();
+        if let Ok(Ok(addresses)) = answer {
+            (found.addresses, found.found) = (addresses.collect(), found.asked);
+        }
+        Ok(Arc::clone(&found.addresses))
+    }
+
+    /// `addresses` in the order to try them: another one first each time; those to avoid behind the others, and those that failed lately
+    /// last.
+    pub(super) fn in_turn(&self, addresses: &[SocketAddr], avoid: &[SocketAddr]) -> Vec<SocketAddr> {
+        self.order(addresses, avoid, self.turn.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(super) fn order(&self, addresses: &[SocketAddr], avoid: &[SocketAddr], turn: usize) -> Vec<SocketAddr> {
+        let mut order = addresses.to_vec();
+        order.rotate_left(turn % addresses.len().max(1));
+        let mut shunned = self.shunned();
+        let place = |address: &SocketAddr| {
+            (
+                shunned.iter().any(|(bad, since)| bad == address && since.elapsed() < SHUNNED_FOR),
+                avoid.contains(address),
+            )
+        };
+        order.sort_by_cached_key(place);
+        // One connection finds out whether a forgiven address answers again, and not all that are opened at that moment.
+        if let Some((_, since)) = order.first().and_then(|first| shunned.iter_mut().find(|(bad, _)| bad == first)) {
+            *since = Instant::now();
+        }
+        order
+    }
+
+    /// An address refused, did not answer, or let a request hang.
+    pub(super) fn failed(&self, address: SocketAddr) {
+        let mut shunned = self.shunned();
+        shunned.retain(|(bad, _)| *bad != address);
+        if shunned.len() == SHUNNED_MAX {
+            shunned.remove(0);
+        }
+        shunned.push((address, Instant::now()));
+    }
+
+    /// A connection to an address took so long.
+    pub(super) fn answered(&self, address: SocketAddr, took: Duration) {
+        self.connect_ms.store(took.as_millis() as u64, Ordering::Relaxed);
+        self.shunned().retain(|(bad, _)| *bad != address);
+    }
+
+    /// What connecting took last; zero before that.
+    pub(super) fn last_connect(&self) -> Duration {
+        Duration::from_millis(self.connect_ms.load(Ordering::Relaxed))
+    }
+
+    fn shunned(&self) -> MutexGuard<'_, Vec<(SocketAddr, Instant)>> {
+        self.shunned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -60,19 +140,77 @@ mod tests {
     use super::super::url::Root;
     use super::*;
 
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    fn address(n: usize) -> SocketAddr {
+        format!("127.0.0.{n}:99").parse().unwrap()
+    }
+
     #[test]
     fn asks_once_and_forgets_the_oldest() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
+        run(async {
             let resolver = Resolver::default();
             for host in 1..=KNOWN_MAX + 4 {
                 let root = Root::parse(&format!("http://127.0.0.{host}:99/")).unwrap();
                 let addresses = resolver.addresses(root.authority()).await.unwrap();
-                assert_eq!(addresses[0].to_string(), format!("127.0.0.{host}:99"));
+                assert_eq!(*addresses, [address(host)]);
                 assert!(Arc::ptr_eq(&addresses, &resolver.addresses(root.authority()).await.unwrap()));
             }
             assert_eq!(resolver.known.lock().await.len(), KNOWN_MAX);
-            assert_ne!(resolver.turn(), resolver.turn());
         });
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_looked_up_keeps_its_addresses() {
+        run(async {
+            let resolver = Resolver::default();
+            // A name that no resolver answers.
+            let root = Root::parse("http://nowhere.invalid:99/").unwrap();
+            assert!(resolver.addresses(root.authority()).await.is_err());
+            let found = Instant::now().checked_sub(KNOWN_FOR * 2).unwrap();
+            let authority = Arc::clone(root.authority());
+            resolver.known.lock().await.push(Known { authority, addresses: [address(1)].into(), found, asked: found });
+            let addresses = resolver.addresses(root.authority()).await.unwrap();
+            assert_eq!(*addresses, [address(1)]);
+            let asked = resolver.known.lock().await[0].asked;
+            assert!(Arc::ptr_eq(&addresses, &resolver.addresses(root.authority()).await.unwrap()));
+            assert_eq!(resolver.known.lock().await[0].asked, asked, "not for each connection anew");
+        });
+    }
+
+    #[test]
+    fn names_are_answered_as_told() {
+        run(async {
+            let resolver = Resolver::new(vec![("Data.Test".into(), vec![address(1), "127.0.0.2:0".parse().unwrap()])]);
+            let root = Root::parse("http://data.test:77/").unwrap();
+            let addresses = resolver.addresses(root.authority()).await.unwrap();
+            assert_eq!(*addresses, [address(1), "127.0.0.2:77".parse().unwrap()]);
+        });
+    }
+
+    #[test]
+    fn goes_round_and_shuns_what_failed() {
+        let resolver = Resolver::default();
+        let all: Vec<_> = (1..=3).map(address).collect();
+        let firsts: Vec<_> = (0..6).map(|_| resolver.in_turn(&all, &[])[0]).collect();
+        assert_eq!(firsts, [1, 2, 3, 1, 2, 3].map(address));
+        assert_eq!(resolver.order(&all, &[address(1)], 0), [2, 3, 1].map(address));
+        resolver.failed(address(2));
+        assert_eq!(
+            resolver.order(&all, &[address(1)], 0),
+            [3, 1, 2].map(address),
+            "better one to avoid than one that failed"
+        );
+        resolver.answered(address(2), Duration::ZERO);
+        assert_eq!(resolver.order(&all, &[], 0), all);
+        // Forgiven, for one connection; if that hangs, the others have gone elsewhere.
+        resolver.shunned().push((address(1), Instant::now().checked_sub(SHUNNED_FOR).unwrap()));
+        assert_eq!(resolver.order(&all, &[], 0)[0], address(1));
+        assert_eq!(resolver.order(&all, &[], 0)[0], address(2));
+        (0..200).for_each(|n| resolver.failed(address(n)));
+        assert_eq!(resolver.shunned().len(), SHUNNED_MAX);
+        assert_eq!(resolver.order(&[], &[], 7), []);
     }
 }

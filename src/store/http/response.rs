@@ -29,6 +29,10 @@ pub(super) struct Head<'a> {
     pub(super) location: Option<&'a str>,
     /// In seconds only: a date would need the server's clock to be ours.
     pub(super) retry_after: Option<Duration>,
+    /// What Azure calls a refusal.
+    pub(super) error_code: Option<&'a str>,
+    /// Where S3 has the bucket.
+    pub(super) bucket_region: Option<&'a str>,
 }
 
 /// A Content-Range header.
@@ -87,6 +91,8 @@ pub(super) fn parse(header: &[u8]) -> Result<Head<'_>, Malformed> {
         last_modified: None,
         location: None,
         retry_after: None,
+        error_code: None,
+        bucket_region: None,
     };
     for line in response.headers.iter() {
         head.note(line.name, line.value.trim_ascii())?;
@@ -131,6 +137,10 @@ impl<'a> Head<'a> {
             self.location = text;
         } else if is("retry-after") {
             self.retry_after = text.and_then(decimal).map(Duration::from_secs).map(|delay| delay.min(RETRY_AFTER_MAX));
+        } else if is("x-ms-error-code") {
+            self.error_code = text;
+        } else if is("x-amz-bucket-region") {
+            self.bucket_region = text;
         }
         Ok(())
     }
@@ -151,8 +161,13 @@ fn content_range(text: &str) -> Option<ContentRange> {
         return Some(ContentRange::Unsatisfied { size: decimal(size)? });
     }
     let (first, last) = range.split_once('-')?;
-    let (first, last) = (decimal(first)?, decimal(last)?);
+    let first = decimal(first)?;
     let size = if size == "*" { None } else { Some(decimal(size)?) };
+    // What begins past the end is no range, whatever it is said to end with: Azurite has `bytes 20-19/20` there, and `bytes 0--1/0`.
+    if let Some(size) = size.filter(|size| first >= *size) {
+        return Some(ContentRange::Unsatisfied { size });
+    }
+    let last = decimal(last)?;
     (first <= last && size.is_none_or(|size| last < size)).then_some(ContentRange::Satisfied { first, last, size })
 }
 
@@ -179,6 +194,8 @@ mod tests {
             last_modified: Some("Tue, 15 Nov 1994 12:45:26 GMT"),
             location: None,
             retry_after: None,
+            error_code: None,
+            bucket_region: None,
         };
         assert_eq!(head, expected);
         let head = parse(

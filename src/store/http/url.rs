@@ -1,15 +1,21 @@
 //! Where a request goes: roots, keys and redirects, and what of them may be shown.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 
-const SCHEME: &str = "http";
-const PORT: u16 = 80;
+/// How a server is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Scheme {
+    Http,
+    Https,
+}
 
-/// Host and port.
+/// Scheme, host and port: what credentials and connections belong to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Authority {
+pub(in crate::store) struct Authority {
+    pub(in crate::store) scheme: Scheme,
     /// Name or address, an IPv6 address without its brackets.
     pub(super) host: String,
     pub(super) port: u16,
@@ -18,19 +24,29 @@ pub(super) struct Authority {
 }
 
 /// Where one request goes.
-#[derive(Clone, Debug)]
-pub(super) struct Target {
+#[derive(Clone)]
+pub(in crate::store) struct Target {
     pub(super) authority: Arc<Authority>,
     /// Path and query as sent; the query may be a secret.
-    pub(super) path: String,
-    /// Value of the Authorization header. It never follows a redirect.
+    pub(in crate::store) path: String,
+    /// Value of the Authorization header. It never follows a redirect to another scheme, host or port.
     pub(super) authorization: Option<Arc<str>>,
+    /// Further header lines, each with its end. They never follow a redirect.
+    pub(in crate::store) lines: Option<Arc<str>>,
+}
+
+impl fmt::Debug for Target {
+    /// Without the query and the headers: they may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.split('?').next();
+        f.debug_struct("Target").field("authority", &self.authority.name).field("path", &path).finish_non_exhaustive()
+    }
 }
 
 /// The URL that a store was opened with, taken apart.
-pub(super) struct Root {
+pub(in crate::store) struct Root {
     /// Without user info and query, with a slash at its end.
-    pub(super) shown: String,
+    pub(in crate::store) shown: String,
     authority: Arc<Authority>,
     /// Percent-encoded, with slashes at both ends.
     base: String,
@@ -44,26 +60,25 @@ impl Root {
     ///
     /// # Errors
     /// `Config` when it is no URL; `Unsupported` for another scheme. Neither shows the URL's secrets.
-    pub(super) fn parse(url: &str) -> Result<Self> {
+    pub(in crate::store) fn parse(url: &str) -> Result<Self> {
         let (scheme, rest) = url.split_once("://").ok_or_else(|| {
             Error::new(Kind::Config, "the root of an HTTP store has no scheme").advice("write http://host/path")
         })?;
-        if !scheme.eq_ignore_ascii_case(SCHEME) {
-            return Err(
-                Error::new(Kind::Unsupported, format!("scheme {scheme}:// in an HTTP store")).advice("use http://")
-            );
-        }
+        let scheme = Scheme::named(scheme).ok_or_else(|| {
+            Error::new(Kind::Unsupported, format!("scheme {scheme}:// in an HTTP store"))
+                .advice("use https:// or http://")
+        })?;
         let rest = rest.split('#').next().unwrap_or_default();
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let (user_info, authority) =
             authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
-        let authority = Authority::parse(authority)
+        let authority = Authority::parse(scheme, authority)
             .ok_or_else(|| Error::new(Kind::Config, "the host or port of an HTTP root is malformed"))?;
         let (path, query) = path.split_at(path.find('?').unwrap_or(path.len()));
         let base = format!("/{}", path.trim_matches('/'));
         let base = cleaned(if base.ends_with('/') { base } else { base + "/" });
         Ok(Root {
-            shown: format!("{SCHEME}://{}{base}", authority.name),
+            shown: format!("{}://{}{base}", scheme.name(), authority.name),
             authority: Arc::new(authority),
             base,
             query: cleaned(query.to_owned()),
@@ -72,15 +87,21 @@ impl Root {
     }
 
     /// Where the object `key` is.
-    pub(super) fn target(&self, key: &str) -> Target {
+    pub(in crate::store) fn target(&self, key: &str) -> Target {
         let mut path = String::with_capacity(self.base.len() + key.len() + self.query.len() + 16);
         path.push_str(&self.base);
         percent_encode(key, &mut path);
         path.push_str(&self.query);
-        Target { authority: Arc::clone(&self.authority), path, authorization: self.authorization.clone() }
+        Target { authority: Arc::clone(&self.authority), path, authorization: self.authorization.clone(), lines: None }
     }
 
-    pub(super) fn authority(&self) -> &Arc<Authority> {
+    /// The root with its query, and what goes with each request. Both may be secrets.
+    #[cfg(feature = "cloud")]
+    pub(super) fn address(&self) -> (String, Option<&str>) {
+        (format!("{}{}", self.shown, self.query), self.authorization.as_deref())
+    }
+
+    pub(in crate::store) fn authority(&self) -> &Arc<Authority> {
         &self.authority
     }
 }
@@ -102,13 +123,17 @@ impl Target {
     pub(super) fn redirected(&self, location: &str) -> Result<Target, String> {
         let location = location.split('#').next().unwrap_or_default();
         if let Some(rest) = location.strip_prefix("//") {
-            return self.elsewhere(rest);
+            return self.elsewhere(self.authority.scheme, rest);
         }
         if let Some((scheme, rest)) = location.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) {
-            if scheme.eq_ignore_ascii_case(SCHEME) {
-                return self.elsewhere(rest);
-            }
-            return Err(format!("redirected to scheme {}", scheme.to_ascii_lowercase()));
+            return match (self.authority.scheme, Scheme::named(scheme)) {
+                (Scheme::Https, Some(Scheme::Http)) => {
+                    Err("redirected from https to http, where anybody on the way could read and change the bytes"
+                        .into())
+                }
+                (_, Some(scheme)) => self.elsewhere(scheme, rest),
+                (_, None) => Err(format!("redirected to scheme {}", scheme.to_ascii_lowercase())),
+            };
         }
         let path = self.path.split('?').next().unwrap_or_default();
         let path = match location.as_bytes().first() {
@@ -117,25 +142,44 @@ impl Target {
             Some(b'?') => format!("{path}{location}"),
             Some(_) => format!("{}/{location}", path.rsplit_once('/').map_or("", |(directory, _)| directory)),
         };
-        let authorization = self.authorization.clone();
-        Ok(Target { authority: Arc::clone(&self.authority), path: cleaned(path), authorization })
+        Ok(Target { path: cleaned(path), ..self.clone() })
     }
 
     /// `rest` is what follows the two slashes.
-    fn elsewhere(&self, rest: &str) -> Result<Target, String> {
+    fn elsewhere(&self, scheme: Scheme, rest: &str) -> Result<Target, String> {
         let (host, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-        let authority = Authority::parse(host).ok_or("redirected to a malformed host")?;
+        let authority = Authority::parse(scheme, host).ok_or("redirected to a malformed host")?;
         let path = cleaned(if path.starts_with('/') { path.to_owned() } else { format!("/{path}") });
         if authority == *self.authority {
             return Ok(Target { path, ..self.clone() });
         }
-        Ok(Target { authority: Arc::new(authority), path, authorization: None })
+        Ok(Target { authority: Arc::new(authority), path, authorization: None, lines: None })
+    }
+}
+
+impl Scheme {
+    fn named(name: &str) -> Option<Self> {
+        [Scheme::Http, Scheme::Https].into_iter().find(|scheme| name.eq_ignore_ascii_case(scheme.name()))
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+
+    fn port(self) -> u16 {
+        match self {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        }
     }
 }
 
 impl Authority {
-    fn parse(text: &str) -> Option<Self> {
+    fn parse(scheme: Scheme, text: &str) -> Option<Self> {
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => {
                 let (host, port) = rest.split_once(']')?;
@@ -152,14 +196,14 @@ impl Authority {
             }
         };
         let port = match port {
-            None | Some("") => PORT,
+            None | Some("") => scheme.port(),
             Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => port.parse().ok()?,
             Some(_) => return None,
         };
         let host = host.to_ascii_lowercase();
         let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-        let name = if port == PORT { bracketed } else { format!("{bracketed}:{port}") };
-        Some(Authority { host, port, name })
+        let name = if port == scheme.port() { bracketed } else { format!("{bracketed}:{port}") };
+        Some(Authority { scheme, host, port, name })
     }
 }
 
@@ -259,6 +303,9 @@ mod tests {
         assert_eq!(target.authorization.as_deref(), Some("Basic dXNAZXI6cDpzcw=="));
         assert_eq!(Root::parse("http://h").unwrap().target("k").path, "/k");
         assert_eq!(Root::parse("http://h:80?q").unwrap().shown, "http://h/");
+        let secure = Root::parse("HTTPS://h:443/d").unwrap();
+        assert_eq!((secure.shown.as_str(), secure.authority.port), ("https://h/d/", 443));
+        assert_eq!(Root::parse("https://h:80").unwrap().shown, "https://h:80/");
         let six = Root::parse("http://[::1]:99/").unwrap();
         assert_eq!((six.authority.host.as_str(), six.authority.name.as_str()), ("::1", "[::1]:99"));
     }
@@ -278,7 +325,7 @@ mod tests {
             assert_eq!(error.kind(), Kind::Config, "{url}");
             assert!(!error.to_string().contains("secret"), "{error}");
         }
-        assert_eq!(Root::parse("https://h/").err().unwrap().kind(), Kind::Unsupported);
+        assert_eq!(Root::parse("ftp://h/").err().unwrap().kind(), Kind::Unsupported);
     }
 
     #[test]
@@ -294,8 +341,25 @@ mod tests {
         assert_eq!(to("http://h:81/n?u=http://o/"), same("/n?u=http://o/"));
         assert_eq!(to("//other/y"), Ok(("other".to_owned(), "/y".to_owned(), false)));
         assert_eq!(to("http://u:p@other?k"), Ok(("other".to_owned(), "/?k".to_owned(), false)));
-        assert_eq!(to("HTTPS://h/secret"), Err("redirected to scheme https".to_owned()));
+        assert_eq!(to("FTP://h/secret"), Err("redirected to scheme ftp".to_owned()));
         assert!(to("").is_err() && to("http://h:x/").is_err() && to("//").is_err());
+    }
+
+    #[test]
+    fn redirects_gain_security_and_never_lose_it() {
+        let to = |from: &str, location: &str| {
+            let to = Root::parse(from).unwrap().target("c").redirected(location)?;
+            Ok::<_, String>((to.authority.scheme, to.authority.port, to.authorization.is_some()))
+        };
+        assert_eq!(to("http://u:p@h/", "https://h/x"), Ok((Scheme::Https, 443, false)));
+        assert_eq!(to("http://u:p@h:443/", "https://h/x"), Ok((Scheme::Https, 443, false)), "another scheme");
+        assert_eq!(to("https://u:p@h/", "https://h:443/x"), Ok((Scheme::Https, 443, true)));
+        assert_eq!(to("https://u:p@h/", "//h/x"), Ok((Scheme::Https, 443, true)));
+        assert_eq!(to("https://u:p@h/", "/x"), Ok((Scheme::Https, 443, true)));
+        for location in ["http://h/secret", "HTTP://h:443/secret"] {
+            let refused = to("https://u:p@h/", location).unwrap_err();
+            assert!(refused.contains("https to http") && !refused.contains("secret"), "{refused}");
+        }
     }
 
     proptest! {

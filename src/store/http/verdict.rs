@@ -3,22 +3,53 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::refused::Beyond;
 use super::response::{ContentRange, Head};
 use crate::dataset::Version;
 use crate::error::{Error, Kind, Result};
-use crate::store::{changed, past_end};
+use crate::memory::Landing;
+use crate::store::{ReadRequest, changed, past_end};
 
 /// What was asked for, as far as the answer must fit it.
-pub(super) struct Asked<'a> {
-    pub(super) root: &'a str,
-    pub(super) key: &'a str,
+pub(in crate::store) struct Asked<'a> {
+    pub(in crate::store) root: &'a str,
+    pub(in crate::store) key: &'a str,
     /// The bytes of the object still wanted.
-    pub(super) range: Range<u64>,
-    pub(super) size: Option<u64>,
-    pub(super) version: Option<&'a Version>,
+    pub(in crate::store) range: Range<u64>,
+    pub(in crate::store) size: Option<u64>,
+    pub(in crate::store) version: Option<&'a Version>,
 }
 
-impl Asked<'_> {
+impl<'a> Asked<'a> {
+    /// What `request` still lacks in `landing`; `None` if that is nothing.
+    ///
+    /// # Errors
+    /// `Config` and `Corrupt` for what no object of the expected size has.
+    pub(in crate::store) fn of(root: &'a str, request: &'a ReadRequest, landing: &Landing) -> Result<Option<Self>> {
+        let key = &*request.key;
+        let Some(end) = request.start.checked_add(landing.len() as u64) else {
+            let context =
+                format!("{root}{key}: {} bytes from byte {} on pass any object's end", landing.len(), request.start);
+            return Err(Error::new(Kind::Config, context));
+        };
+        let range = request.start + landing.filled() as u64..end;
+        if let Some(size) = request.size.filter(|size| end > *size) {
+            return Err(past_end(root, key, &range, size));
+        }
+        let asked = Asked { root, key, range, size: request.size, version: request.version.as_ref() };
+        Ok(Some(asked).filter(|asked| !asked.range.is_empty()))
+    }
+
+    /// For asking what there is, not for its bytes.
+    pub(in crate::store) fn meta(root: &'a str, key: &'a str) -> Self {
+        Asked { root, key, range: 0..1, size: None, version: None }
+    }
+
+    /// The version as If-Match may carry it.
+    pub(in crate::store) fn if_match(&self) -> Option<&'a str> {
+        self.version.and_then(strong)
+    }
+
     /// Checks the answer to a range request; gives the version that its bytes are of.
     ///
     /// # Errors
@@ -29,6 +60,9 @@ impl Asked<'_> {
             return Err(self.refusal(head));
         }
         self.check_plain(head)?;
+        if let Some(ContentRange::Unsatisfied { size }) = head.content_range {
+            return Err(past_end(self.root, self.key, &self.range, size));
+        }
         let Some(ContentRange::Satisfied { first, last, size }) = head.content_range else {
             return Err(self
                 .error(Kind::Unsupported, "206 without a single Content-Range")
@@ -52,7 +86,7 @@ impl Asked<'_> {
                 .error(Kind::Corrupt, format!("Content-Length {said} for a range of {len} bytes"))
                 .advice("the server or a proxy before it does not serve byte ranges properly"));
         }
-        self.check_version(head, size.or(self.size))
+        self.check_version(Tag::of(head, size.or(self.size)))
     }
 
     /// The body must be the object's bytes, counted: no coding of any kind.
@@ -63,12 +97,14 @@ impl Asked<'_> {
         if head.transfer_coded {
             return Err(self
                 .error(Kind::Unsupported, "the server sends the range with Transfer-Encoding: chunked")
-                .advice("bytes cannot be received in place: serve the files without compression or rewriting"));
+                .source(Beyond::Chunked)
+                .advice("serve the files without compression or rewriting"));
         }
         if let Some(coding) = head.content_coding {
             return Err(self
                 .error(Kind::Unsupported, format!("the server sends the object with Content-Encoding: {coding}"))
-                .advice("offsets would not fit: store and serve the object without it"));
+                .source(Beyond::Coded)
+                .advice("store and serve the object without it"));
         }
         Ok(())
     }
@@ -77,9 +113,13 @@ impl Asked<'_> {
     pub(super) fn refusal(&self, head: &Head<'_>) -> Error {
         let status = head.status;
         match status {
-            200 => self
-                .error(Kind::Unsupported, "the server ignores Range: it answered 200 with the whole object")
-                .advice("use a server that serves byte ranges"),
+            200 => match head.content_length {
+                // nginx answers so where it has no byte of what is asked for: an empty object.
+                Some(size) if self.range.end > size => past_end(self.root, self.key, &self.range, size),
+                _ => self
+                    .error(Kind::Unsupported, "the server ignores Range: it answered 200 with the whole object")
+                    .advice("use a server that serves byte ranges"),
+            },
             404 | 410 => self
                 .error(Kind::NotFound, format!("no such object (HTTP {status})"))
                 .advice("check its name, and that it is still there"),
@@ -97,7 +137,8 @@ impl Asked<'_> {
                         Kind::Corrupt,
                         format!("bytes {}..{} are past the object's end", self.range.start, self.range.end),
                     )
-                    .advice("the index belongs to another version of it: run `farfeed index`"),
+                    .advice("the index belongs to another version of it: run `farfeed index`")
+                    .in_object(),
             },
             429 | 503 => match head.retry_after {
                 Some(delay) => self
@@ -114,7 +155,7 @@ impl Asked<'_> {
     }
 
     /// The object must have the size that is expected, and reach as far as what is wanted.
-    fn check_size(&self, size: u64) -> Result<()> {
+    pub(in crate::store) fn check_size(&self, size: u64) -> Result<()> {
         if self.range.end > size {
             return Err(past_end(self.root, self.key, &self.range, size));
         }
@@ -123,14 +164,15 @@ impl Asked<'_> {
                 let context = format!("the object has {size} bytes, {expected} expected");
                 Err(self
                     .error(Kind::Corrupt, context)
-                    .advice("the index belongs to another version of it: run `farfeed index`"))
+                    .advice("the index belongs to another version of it: run `farfeed index`")
+                    .in_object())
             }
             _ => Ok(()),
         }
     }
 
-    fn check_version(&self, head: &Head<'_>, size: Option<u64>) -> Result<Option<Version>> {
-        match (self.version, Tag::of(head, size)) {
+    pub(in crate::store) fn check_version(&self, found: Option<Tag<'_>>) -> Result<Option<Version>> {
+        match (self.version, found) {
             (None, found) => Ok(found.map(Tag::version)),
             (Some(expected), Some(found)) if found.is(&expected.0) => Ok(Some(expected.clone())),
             (Some(expected), Some(found)) => Err(changed(self.root, self.key, expected, &found)),
@@ -139,14 +181,14 @@ impl Asked<'_> {
     }
 
     /// An error that names the object.
-    pub(super) fn error(&self, kind: Kind, what: impl fmt::Display) -> Error {
+    pub(in crate::store) fn error(&self, kind: Kind, what: impl fmt::Display) -> Error {
         Error::new(kind, format!("{}{}: {what}", self.root, self.key))
     }
 }
 
 /// What a response tells of the object's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tag<'a> {
+pub(in crate::store) enum Tag<'a> {
     /// An ETag as it was sent, weak ones included.
     Etag(&'a str),
     /// For servers without ETags.
@@ -160,7 +202,7 @@ impl<'a> Tag<'a> {
             .or_else(|| head.last_modified.zip(size).map(|(modified, size)| Tag::Dated { modified, size }))
     }
 
-    pub(super) fn version(self) -> Version {
+    pub(in crate::store) fn version(self) -> Version {
         match self {
             Tag::Etag(etag) => Version(etag.into()),
             Tag::Dated { .. } => Version(self.to_string().into()),
@@ -186,7 +228,7 @@ impl fmt::Display for Tag<'_> {
 
 /// The version as If-Match may carry it: a strong ETag and nothing that could end the header line. Versions come from index files,
 /// which anybody may have written.
-pub(super) fn strong(version: &Version) -> Option<&str> {
+fn strong(version: &Version) -> Option<&str> {
     let opaque = version.0.strip_prefix('"')?.strip_suffix('"')?;
     opaque.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"').then_some(&version.0)
 }
@@ -234,6 +276,7 @@ mod tests {
             ("206", "Content-Range: bytes 5-13/20\r\n", None, Kind::Corrupt, "the server sent 5-13"),
             ("206", "Content-Range: bytes 5-14/20\r\nContent-Length: 9\r\n", None, Kind::Corrupt, "Content-Length 9"),
             ("206", "", None, Kind::Unsupported, "Content-Range"),
+            ("206", "Content-Range: bytes 0--1/0\r\n", None, Kind::Corrupt, "the object has 0"),
             ("206", "Content-Range: bytes 5-14/20\r\nETag: \"b\"\r\n", Some("\"a\""), Kind::Corrupt, "changed"),
             ("206", "Content-Range: bytes 5-14/20\r\nETag: \"a\"\r\n", Some("W/\"a\""), Kind::Corrupt, "changed"),
             ("206", "Content-Range: bytes 5-14/20\r\n", Some("\"a\""), Kind::Corrupt, "neither ETag"),
@@ -246,6 +289,7 @@ mod tests {
             ),
             ("206", "Content-Range: bytes 5-14/20\r\nContent-Encoding: gzip\r\n", None, Kind::Unsupported, "gzip"),
             ("200", "Content-Length: 20\r\n", None, Kind::Unsupported, "ignores Range"),
+            ("200", "Content-Length: 0\r\n", None, Kind::Corrupt, "the object has 0"),
             ("412", "", Some("\"a\""), Kind::Corrupt, "changed"),
             ("416", "Content-Range: bytes */12\r\n", None, Kind::Corrupt, "the object has 12"),
             ("416", "", None, Kind::Corrupt, "past the object's end"),

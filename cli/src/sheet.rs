@@ -1,51 +1,56 @@
-//! What the picture is drawn on: a small writer of SVG.
+//! What pictures are drawn on: a small writer of SVG.
 
 use std::fmt::Write;
 
 /// Where a text is held.
 #[derive(Clone, Copy)]
-pub(super) enum Anchor {
+pub(crate) enum Anchor {
     Start,
     Middle,
     End,
 }
 
 /// Left, top, width, height.
-pub(super) type Rect = (f64, f64, f64, f64);
+pub(crate) type Rect = (f64, f64, f64, f64);
 
-pub(super) struct Sheet {
+pub(crate) struct Sheet {
     text: String,
 }
 
-/// Colours that stay apart also for the colour-blind, on white and on near-black. No variables: not every viewer knows them.
-const STYLE: &str = "
-text { font-family: system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif; font-size: 12px; fill: #5d6778; }
-.title { font-size: 21px; font-weight: 600; } .label { font-size: 24px; font-weight: 600; } .subtitle { font-size: 13px; }
-.title, .label, .heading { fill: #1c2430; } .lane, .legend, .tick, .scale { font-size: 11px; }
-.ground { fill: #ffffff; } .panel { fill: #f4f6f9; } .grid { stroke: #1c2430; stroke-opacity: .1; }
-.fetch, .area { fill: #3c78c3; } .area { fill-opacity: .28; } .edge { fill: none; stroke: #3c78c3; stroke-width: 1.2; stroke-linejoin: round; }
-.copy { fill: #8a5fc0; } .compute { fill: #1f9d84; } .compute2 { fill: #62c2ae; } .stall { fill: #d6324a; } .first { fill: #aab2bf; }
-@media (prefers-color-scheme: dark) {
-text { fill: #98a2b3; } .title, .label, .heading { fill: #e8ecf2; }
-.ground { fill: #12161d; } .panel { fill: #1a202a; } .grid { stroke: #e8ecf2; }
-.fetch, .area { fill: #6ea3e6; } .edge { stroke: #6ea3e6; }
-.copy { fill: #b394e6; } .compute { fill: #2fb79b; } .compute2 { fill: #1f7f6d; } .stall { fill: #ff5c72; } .first { fill: #566275; }
+/// Classes that a picture adds to those of every sheet, on light grounds and what differs on dark ones. No variables: not every viewer
+/// knows them.
+#[derive(Clone, Copy)]
+pub(crate) struct Style {
+    pub(crate) light: &'static str,
+    pub(crate) dark: &'static str,
 }
+
+const LIGHT: &str = "
+text { font-family: system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif; font-size: 12px; fill: #5d6778; }
+.title { font-size: 21px; font-weight: 600; } .subtitle { font-size: 13px; }
+.title, .heading { fill: #1c2430; } .legend, .tick, .scale { font-size: 11px; }
+.ground { fill: #ffffff; } .panel { fill: #f4f6f9; } .grid { stroke: #1c2430; stroke-opacity: .1; }
+";
+const DARK: &str = "
+text { fill: #98a2b3; } .title, .heading { fill: #e8ecf2; }
+.ground { fill: #12161d; } .panel { fill: #1a202a; } .grid { stroke: #e8ecf2; }
 ";
 
 impl Sheet {
-    pub(super) fn new(width: f64, height: f64, title: &str) -> Self {
+    pub(crate) fn new(width: f64, height: f64, title: &str, style: Style) -> Self {
         let mut sheet = Sheet { text: String::new() };
         let (w, h) = (number(width), number(height));
         sheet.push(format_args!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{w}\" height=\"{h}\" viewBox=\"0 0 {w} {h}\" role=\"img\">\n<title>{}</title>\n<style>{STYLE}</style>\n",
-            escape(title)
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{w}\" height=\"{h}\" viewBox=\"0 0 {w} {h}\" role=\"img\">\n<title>{}</title>\n<style>{LIGHT}{}@media (prefers-color-scheme: dark) {{{DARK}{}}}\n</style>\n",
+            escape(title),
+            style.light,
+            style.dark
         ));
         sheet.rects("ground", &[(0.0, 0.0, width, height)]);
         sheet
     }
 
-    pub(super) fn text(&mut self, class: &str, x: f64, y: f64, anchor: Anchor, text: &str) {
+    pub(crate) fn text(&mut self, class: &str, x: f64, y: f64, anchor: Anchor, text: &str) {
         let anchor = match anchor {
             Anchor::Start => "",
             Anchor::Middle => " text-anchor=\"middle\"",
@@ -55,17 +60,17 @@ impl Sheet {
         self.push(format_args!("<text class=\"{class}\" x=\"{x}\" y=\"{y}\"{anchor}>{text}</text>\n"));
     }
 
-    pub(super) fn line(&mut self, class: &str, x1: f64, y1: f64, x2: f64, y2: f64) {
+    pub(crate) fn line(&mut self, class: &str, x1: f64, y1: f64, x2: f64, y2: f64) {
         let [x1, y1, x2, y2] = [x1, y1, x2, y2].map(number);
         self.push(format_args!("<line class=\"{class}\" x1=\"{x1}\" y1=\"{y1}\" x2=\"{x2}\" y2=\"{y2}\"/>\n"));
     }
 
     /// All of them as one path: a third of the size of as many elements.
-    pub(super) fn rects(&mut self, class: &str, rects: &[Rect]) {
+    pub(crate) fn rects(&mut self, class: &str, rects: &[Rect]) {
         self.faint_rects(class, 1.0, rects);
     }
 
-    pub(super) fn faint_rects(&mut self, class: &str, opacity: f64, rects: &[Rect]) {
+    pub(crate) fn faint_rects(&mut self, class: &str, opacity: f64, rects: &[Rect]) {
         if rects.is_empty() {
             return;
         }
@@ -82,7 +87,7 @@ impl Sheet {
     }
 
     /// A line through points, and down to `base` where it is an area.
-    pub(super) fn curve(&mut self, class: &str, points: &[(f64, f64)], base: Option<f64>) {
+    pub(crate) fn curve(&mut self, class: &str, points: &[(f64, f64)], base: Option<f64>) {
         let (Some(first), Some(last)) = (points.first(), points.last()) else { return };
         self.push(format_args!("<path class=\"{class}\" d=\"M{} {}", number(first.0), number(first.1)));
         for (x, y) in &points[1..] {
@@ -95,7 +100,15 @@ impl Sheet {
         self.push(format_args!("\"/>\n"));
     }
 
-    pub(super) fn finish(mut self) -> String {
+    /// Round marks at points.
+    pub(crate) fn dots(&mut self, class: &str, radius: f64, points: &[(f64, f64)]) {
+        for (x, y) in points {
+            let [x, y, r] = [*x, *y, radius].map(number);
+            self.push(format_args!("<circle class=\"{class}\" cx=\"{x}\" cy=\"{y}\" r=\"{r}\"/>\n"));
+        }
+    }
+
+    pub(crate) fn finish(mut self) -> String {
         self.text.push_str("</svg>\n");
         self.text
     }
@@ -110,6 +123,12 @@ impl Sheet {
 fn number(value: f64) -> String {
     let text = format!("{value:.2}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// The smallest 1, 2 or 5 times a power of ten that is not below `value`.
+pub(crate) fn nice_above(value: f64) -> f64 {
+    let power = 10f64.powf(value.log10().floor());
+    [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|nice| *nice >= value * (1.0 - 1e-9)).unwrap_or(value)
 }
 
 fn escape(text: &str) -> String {

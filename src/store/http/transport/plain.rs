@@ -1,10 +1,10 @@
-//! Bytes to and from a server. The only file that knows what they go through: TLS, too, belongs here.
+//! Bytes to and from a socket, as they are.
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use rustix::io::readv;
+use rustix::io::{Errno, read, readv};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -26,20 +26,20 @@ const SLICES: usize = 16;
 
 /// One TCP connection.
 #[derive(Debug)]
-pub(super) struct Transport {
+pub(in crate::store::http) struct Plain {
     socket: TcpStream,
     /// What the kernel was last told.
     low_water: usize,
 }
 
-impl Transport {
+impl Plain {
     /// Connects; the caller has the deadline.
     pub(super) async fn connect(address: SocketAddr) -> io::Result<Self> {
         let socket = TcpStream::connect(address).await?;
         // A request is one small segment: Nagle would hold back the second of two.
         // The receive buffer's size is never set: that would turn the kernel's autotuning off.
         socket.set_nodelay(true)?;
-        Ok(Transport { socket, low_water: 1 })
+        Ok(Plain { socket, low_water: 1 })
     }
 
     /// Sends all of `bytes`.
@@ -54,25 +54,25 @@ impl Transport {
         Ok(())
     }
 
+    /// Sends what the kernel takes at once; gives how much that was.
+    pub(super) fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.try_write(bytes)
+    }
+
     /// Receives whatever comes first, up to the length of `into`, which is not empty; 0 when the peer has closed.
     pub(super) async fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.set_low_water(1)?;
         loop {
-            self.socket.readable().await?;
-            match self.socket.try_read(into) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return done,
+            let ready = self.wait(1).await?;
+            if let Some(count) = self.try_receive(into, ready)? {
+                return Ok(count);
             }
         }
     }
 
     /// Receives the next bytes of `landing` where they belong, and counts them there; 0 when the peer has closed.
     pub(super) async fn receive_into(&mut self, landing: &mut Landing) -> io::Result<usize> {
-        // Never more than is still to come: the kernel would wait for it.
-        let due = landing.remaining();
-        self.set_low_water(if due < LOW_WATER_BYTES_MIN { 1 } else { due.min(LOW_WATER_BYTES) })?;
         loop {
-            let ready = self.wait_for_mark().await?;
+            let ready = self.wait(landing.remaining()).await?;
             if let Some(count) = self.try_receive_into(landing, ready)? {
                 landing.advance(count);
                 return Ok(count);
@@ -80,8 +80,11 @@ impl Transport {
         }
     }
 
-    /// Waits until the kernel has gathered what it was told to, or for as long as that may take; says which.
-    async fn wait_for_mark(&self) -> io::Result<bool> {
+    /// Waits until as much is there as is worth a wake-up with `due` bytes still to come, or for as long as that may take; says whether
+    /// the reactor thinks that there is something. If not, there may be bytes below the mark.
+    pub(super) async fn wait(&mut self, due: usize) -> io::Result<bool> {
+        // Never more than is still to come: the kernel would wait for it.
+        self.set_low_water(if due < LOW_WATER_BYTES_MIN { 1 } else { due.min(LOW_WATER_BYTES) })?;
         if self.low_water == 1 {
             self.socket.readable().await?;
             return Ok(true);
@@ -92,21 +95,35 @@ impl Transport {
         }
     }
 
-    /// Whether the connection is as it was left: nothing arrived unasked, and the peer has not closed it.
-    pub(super) fn is_quiet(&self) -> bool {
-        matches!(self.socket.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    /// What is there, in one read; `None` if that is nothing, 0 when the peer has closed. `ready` is what [`Plain::wait`] said.
+    pub(super) fn try_receive(&self, into: &mut [u8], ready: bool) -> io::Result<Option<usize>> {
+        self.receive_once(into.len(), ready, || read(&self.socket, &mut *into))
     }
 
-    /// One vectored read. `ready` says whether the reactor thinks that there is something: if not, there may be bytes below the mark.
+    /// Whether the connection is as it was left: nothing arrived unasked, and the peer has not closed it.
+    pub(super) fn is_quiet(&self) -> bool {
+        matches!(self.try_receive(&mut [0], true), Ok(None))
+    }
+
     fn try_receive_into(&self, landing: &mut Landing, ready: bool) -> io::Result<Option<usize>> {
         let mut spare = [const { None }; SLICES];
         let count = landing.spare_vectored(&mut spare);
         let mut slices = spare.map(|slice| slice.unwrap_or_else(|| IoSliceMut::new(&mut [])));
         let slices = &mut slices[..count];
-        let room: usize = slices.iter().map(|slice| slice.len()).sum();
+        let room = slices.iter().map(|slice| slice.len()).sum();
+        self.receive_once(room, ready, || readv(&self.socket, slices))
+    }
+
+    /// One system call that receives, and what the reactor is to know of it.
+    fn receive_once(
+        &self,
+        room: usize,
+        ready: bool,
+        mut receive: impl FnMut() -> Result<usize, Errno>,
+    ) -> io::Result<Option<usize>> {
         let mut received = None;
         let mut receive = || {
-            let count = readv(&self.socket, slices)?;
+            let count = receive()?;
             received = Some(count);
             // Fewer than there was room for: the queue is empty, and asking again would cost a system call to hear so.
             // (A close is not lost by this: the reactor keeps that state.)

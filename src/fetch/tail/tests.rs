@@ -1,0 +1,264 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+const SIZE: usize = 1 << 20;
+
+/// Not a byte so far.
+fn silent(elapsed: Duration) -> Seen {
+    Seen { elapsed, answered: false, landed: 0, quiet: elapsed }
+}
+
+/// The body comes, evenly.
+fn under_way(elapsed: Duration, landed: usize) -> Seen {
+    Seen { elapsed, answered: true, landed, quiet: Duration::ZERO }
+}
+
+fn served(tails: &mut Tails, watch: Watch, took: Duration, first_byte: Duration) {
+    let bytes = watch.bytes();
+    tails.end(watch, bytes, Some(took));
+    tails.sample(bytes, took, first_byte);
+}
+
+/// After `count` requests of `SIZE` bytes that took 80 to 120 ms, the first byte 20 to 30.
+fn after(count: u64) -> Tails {
+    let mut tails = Tails::new(Hedge::default());
+    for id in 0..count {
+        let watch = tails.begin(id, SIZE);
+        served(&mut tails, watch, MS * (80 + id as u32 * 7 % 41), MS * (20 + id as u32 * 3 % 11));
+    }
+    tails
+}
+
+/// Looks at a silent request until something is done about it; says what, and when.
+fn await_verdict(tails: &mut Tails, watch: &mut Watch) -> (Look, Duration) {
+    let mut elapsed = Duration::ZERO;
+    while elapsed < Duration::from_secs(30) {
+        match tails.look(watch, silent(elapsed)) {
+            Look::Wait(wait) => {
+                assert!(wait >= LOOK_MIN && wait <= LOOK_MAX, "{wait:?}");
+                elapsed += wait;
+            }
+            done => return (done, elapsed),
+        }
+    }
+    (Look::Wait(Duration::MAX), elapsed)
+}
+
+#[test]
+fn a_silent_request_is_asked_again_when_it_is_late() {
+    let mut tails = after(200);
+    let mut watch = tails.begin(1000, SIZE);
+    let (done, elapsed) = await_verdict(&mut tails, &mut watch);
+    // Twice the slowest of nearly all first bytes, 30 ms, the floor, and a beat.
+    assert_eq!(done, Look::Hedge);
+    assert!(elapsed >= MS * 68 && elapsed < MS * 100, "{elapsed:?}");
+    assert!(matches!(tails.look(&mut watch, silent(elapsed * 2)), Look::Wait(_)), "once");
+}
+
+#[test]
+fn a_body_is_late_by_its_pace() {
+    let mut tails = after(200);
+    let deadline = tails.begin(0, SIZE);
+    let deadline = tails.usual(&deadline).unwrap().deadline(SIZE);
+    assert!(deadline > MS * 200 && deadline < MS * 300, "{deadline:?}");
+    let mut look = |elapsed, landed| {
+        let mut watch = tails.begin(1000, SIZE);
+        let first = tails.look(&mut watch, under_way(elapsed, landed));
+        let done = match first {
+            Look::Wait(_) => tails.look(&mut watch, under_way(elapsed + MS * 50, landed)),
+            done => done,
+        };
+        tails.end(watch, 0, None);
+        done
+    };
+    assert!(matches!(look(MS * 100, 1), Look::Wait(_)), "what is seen lags behind");
+    assert!(matches!(look(MS * 200, SIZE - 1), Look::Wait(_)));
+    assert_eq!(look(MS * 300, SIZE / 8), Look::Hedge);
+    assert!(
+        matches!(look(MS * 300, SIZE - SIZE / 20), Look::Wait(_)),
+        "the rest will be here sooner than a second answer"
+    );
+}
+
+#[test]
+fn short_requests_have_short_deadlines_and_long_ones_long() {
+    let mut tails = after(200);
+    let mut deadline = |bytes| {
+        let watch = tails.begin(1000, bytes);
+        tails.usual(&watch).unwrap().deadline(bytes)
+    };
+    let (short, long) = (deadline(1000), deadline(4 * SIZE));
+    assert!(short < MS * 80 && long > MS * 700, "{short:?} {long:?}");
+}
+
+#[test]
+fn too_few_are_no_measure() {
+    let mut tails = after(SAMPLES_MIN as u64 - 1);
+    let mut watch = tails.begin(1000, SIZE);
+    assert_eq!(tails.look(&mut watch, silent(Duration::from_secs(60))), Look::Wait(LOOK_MAX));
+    assert_eq!(tails.look(&mut watch, silent(MS)), Look::Wait(LOOK_BLIND));
+    // Enough of them, but many more began before: those that ended are the fast ones.
+    let mut tails = after(40);
+    let elders: Vec<_> = (100..140).map(|id| tails.begin(id, SIZE)).collect();
+    let mut watch = tails.begin(1000, SIZE);
+    assert_eq!(tails.look(&mut watch, silent(MS)), Look::Wait(LOOK_BLIND));
+    for elder in elders {
+        served(&mut tails, elder, MS * 100, MS * 20);
+    }
+    assert_eq!(await_verdict(&mut tails, &mut watch).0, Look::Hedge);
+}
+
+#[test]
+fn when_everything_is_slow_nothing_is_asked_twice() {
+    let mut tails = after(200);
+    let mut watches: Vec<_> = (1000..1064).map(|id| tails.begin(id, SIZE)).collect();
+    for tick in 1..2000 {
+        for watch in &mut watches {
+            let look = tails.look(watch, silent(LOOK_MIN * tick));
+            assert!(matches!(look, Look::Wait(_)), "{look:?}");
+        }
+    }
+    // They end late, all of them: the next ones are measured by that.
+    for watch in watches {
+        served(&mut tails, watch, Duration::from_secs(10), Duration::from_secs(9));
+    }
+    let mut watch = tails.begin(2000, SIZE);
+    assert!(matches!(tails.look(&mut watch, silent(Duration::from_secs(5))), Look::Wait(_)));
+    // As soon as things are as they were, the memory of it fades.
+    for id in 3000..3400 {
+        let watch = tails.begin(id, SIZE);
+        served(&mut tails, watch, MS * 100, MS * 25);
+    }
+    assert_eq!(tails.late_in_flight, 0);
+    assert_eq!(await_verdict(&mut tails, &mut watch).0, Look::Hedge);
+}
+
+#[test]
+fn silence_while_others_are_served_is_given_up() {
+    let mut tails = after(200);
+    tails.hedge = Hedge::off();
+    let mut dead = tails.begin(1000, SIZE);
+    assert!(matches!(tails.look(&mut dead, silent(SILENCE_MIN * 5)), Look::Wait(_)), "nobody else was served");
+    for id in 1001..1001 + SERVED_MIN {
+        let watch = tails.begin(id, SIZE);
+        served(&mut tails, watch, MS * 100, MS * 25);
+    }
+    assert!(matches!(tails.look(&mut dead, silent(SILENCE_MIN / 2)), Look::Wait(_)), "too soon");
+    assert_eq!(tails.look(&mut dead, silent(SILENCE_MIN)), Look::GiveUp);
+    assert!(matches!(tails.look(&mut dead, under_way(MS * 900, 1)), Look::Wait(_)), "it speaks");
+}
+
+#[test]
+fn what_is_needed_last_leaves_half_of_the_budget() {
+    let mut tails = after(200);
+    let elders: Vec<_> = (1000..1000 + URGENT as u64).map(|id| tails.begin(id, 1)).collect();
+    let mut twice = 0;
+    for id in 2000.. {
+        let mut watch = tails.begin(id, SIZE);
+        let (look, _) = await_verdict(&mut tails, &mut watch);
+        served(&mut tails, watch, MS * 100, MS * 25);
+        if look != Look::Hedge {
+            break;
+        }
+        twice += SIZE as u64;
+    }
+    let budget = Hedge::default().budget(tails.delivered, BURST_BYTES);
+    assert!(twice <= budget / 2 && twice + SIZE as u64 > budget / 2 - SIZE as u64, "{twice} of {budget}");
+    drop(elders);
+    let mut urgent = tails.begin(0, SIZE);
+    assert_eq!(await_verdict(&mut tails, &mut urgent).0, Look::Hedge);
+}
+
+#[test]
+fn the_floor_of_rates_follows_what_is_usual() {
+    let mut tails = after(200);
+    let watch = tails.begin(1000, SIZE);
+    assert_eq!(tails.rate_floor(&watch, 16 << 10), 16 << 10);
+    // 1 MiB in some 75 ms are 14 MB/s.
+    let floor = tails.rate_floor(&watch, u64::MAX);
+    assert!((2_000_000..6_000_000).contains(&floor), "{floor}");
+    assert_eq!(Tails::new(Hedge::off()).rate_floor(&watch, 7), 7);
+}
+
+/// What happens to a request in a random history.
+#[derive(Clone, Debug)]
+enum Event {
+    Begin {
+        bytes: usize,
+    },
+    /// The request at this place in the list of those in flight goes on in silence for so long.
+    Wait {
+        which: usize,
+        ms: u32,
+    },
+    End {
+        which: usize,
+        ms: u32,
+        ok: bool,
+    },
+    Overtaken {
+        which: usize,
+        twice: u64,
+    },
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        3 => (1usize..4 * SIZE).prop_map(|bytes| Event::Begin { bytes }),
+        3 => (any::<usize>(), 0u32..3000).prop_map(|(which, ms)| Event::Wait { which, ms }),
+        2 => (any::<usize>(), 1u32..200, prop::bool::weighted(0.9)).prop_map(|(which, ms, ok)| Event::End { which, ms, ok }),
+        1 => (any::<usize>(), any::<u64>()).prop_map(|(which, twice)| Event::Overtaken { which, twice }),
+    ]
+}
+
+proptest! {
+    /// Whatever happens: no more is asked for twice than is allowed, and the books balance.
+    #[test]
+    fn the_budget_is_never_exceeded(events in prop::collection::vec(event(), 1..600), per_mille in 0u32..100) {
+        let mut tails = after(60);
+        tails.hedge = Hedge::per_mille(per_mille);
+        let mut in_flight: Vec<(Watch, Option<u64>)> = Vec::new();
+        let mut next = 1000;
+        for event in events {
+            let count = in_flight.len().max(1);
+            match event {
+                Event::Begin { bytes } => {
+                    in_flight.push((tails.begin(next, bytes), None));
+                    next += 1;
+                }
+                Event::Wait { which, ms } => {
+                    if let Some((watch, hedge)) = in_flight.get_mut(which % count) {
+                        let before = tails.asked_twice;
+                        if tails.look(watch, silent(MS * ms)) == Look::Hedge {
+                            let reserved = tails.asked_twice - before;
+                            prop_assert!(hedge.replace(reserved).is_none() && reserved == watch.bytes as u64);
+                        }
+                    }
+                }
+                Event::End { which, ms, ok } => {
+                    if which % count < in_flight.len() {
+                        let (watch, _) = in_flight.swap_remove(which % count);
+                        let bytes = watch.bytes();
+                        tails.end(watch, bytes, ok.then_some(MS * ms));
+                        tails.sample(bytes, MS * ms, MS * ms / 4);
+                    }
+                }
+                Event::Overtaken { which, twice } => {
+                    if let Some((_, hedge)) = in_flight.get_mut(which % count)
+                        && let Some(reserved) = hedge.take()
+                    {
+                        tails.overtaken(reserved, twice);
+                    }
+                }
+            }
+            let budget = Hedge::per_mille(per_mille).budget(tails.delivered, BURST_BYTES);
+            prop_assert!(tails.asked_twice <= budget, "{} of {budget}", tails.asked_twice);
+            prop_assert_eq!(tails.late_in_flight, in_flight.iter().filter(|(watch, _)| watch.is_late).count());
+            prop_assert_eq!(tails.in_flight.len(), in_flight.len());
+            prop_assert_eq!(tails.racing, in_flight.iter().filter(|(watch, _)| watch.hedged).count());
+            prop_assert!(tails.samples.len() <= SAMPLES_MAX);
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! The rows of a batch: checked where they landed, then laid out in a slot and copied there.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use super::column::{Column, ColumnSpec, Kind as ColumnKind, align, element_bytes};
+use super::value;
+use crate::dataset::{Dataset, Dtype, Extent, SampleId};
+use crate::device::{DeviceSlot, Engine, Segment};
+use crate::error::{Error, Kind, Result};
+use crate::memory::{CopyHold, Landed};
+use crate::schedule::{BatchPlan, Piece};
+
+/// The reads of a batch by number, held for its copies.
+pub(super) type Holds = HashMap<u64, CopyHold>;
+
+/// Numbers from here on are of fields that were read again.
+const READ_AGAIN: u64 = 1 << 63;
+
+/// The rows of a batch and the pages that hold them.
+pub(super) struct Rows<'a> {
+    plan: BatchPlan,
+    reads: Holds,
+    dataset: &'a Dataset,
+    columns: &'a [ColumnSpec],
+    /// Whether fields are held against the digests of the index.
+    verify: bool,
+    /// What was parsed, by column and row of the plan: the bits of a number, or the bytes in front of an array's elements.
+    parsed: Vec<Vec<u64>>,
+    /// The rows of the plan that will be delivered.
+    kept: Vec<usize>,
+}
+
+/// A field that is not what it should be.
+pub(super) struct Flaw {
+    pub(super) row: usize,
+    pub(super) column: usize,
+    pub(super) error: Error,
+    /// Its bytes are those that the index says: to read them again would change nothing.
+    pub(super) certain: bool,
+}
+
+impl<'a> Rows<'a> {
+    pub(super) fn new(
+        plan: BatchPlan,
+        reads: Holds,
+        dataset: &'a Dataset,
+        columns: &'a [ColumnSpec],
+        verify: bool,
+    ) -> Self {
+        let rows = plan.rows.len();
+        let parsed = columns.iter().map(|column| if is_parsed(&column.kind) { vec![0; rows] } else { Vec::new() });
+        Rows { parsed: parsed.collect(), kept: (0..rows).collect(), plan, reads, dataset, columns, verify }
+    }
+
+    /// Looks at every field of every row, and gives those that are not what they should be, row by row.
+    pub(super) fn check_all(&mut self) -> Vec<Flaw> {
+        let cells = (0..self.plan.rows.len()).flat_map(|row| (0..self.columns.len()).map(move |column| (row, column)));
+        cells.filter_map(|(row, column)| self.check(row, column).err()).collect()
+    }
+
+    /// Holds a field against its digest in the index, where there is one, and parses what is to be parsed.
+    pub(super) fn check(&mut self, row: usize, column: usize) -> Result<(), Flaw> {
+        let empty = self.len(row, column) == 0;
+        let flaw = |error, certain| Flaw { row, column, error, certain: certain || empty };
+        if !self.pieces(row, column).iter().all(|piece| self.reads.contains_key(&piece.read)) {
+            return Err(flaw(Error::new(Kind::Io, "its read failed"), false));
+        }
+        let sample = self.plan.rows[row];
+        let digest = self.verify.then(|| self.dataset.crc32c(sample, self.columns[column].field)).flatten();
+        if let Some(expected) = digest {
+            let found = value::crc32c(self.slices(row, column));
+            if found != expected {
+                let what = format!("crc32c is {found:08x}, the index has {expected:08x}");
+                return Err(flaw(
+                    Error::new(Kind::Corrupt, what).advice(
+                        "the shard was damaged or replaced: restore it, or make its index again with `farfeed index`",
+                    ),
+                    false,
+                ));
+            }
+        }
+        let parsed = self.parse(row, column).map_err(|error| flaw(error, digest.is_some()))?;
+        if let Some(place) = self.parsed[column].get_mut(row) {
+            *place = parsed;
+        }
+        Ok(())
+    }
+
+    /// Puts a field that was read again in the place of what there was.
+    pub(super) fn replace(&mut self, row: usize, column: usize, landed: &Landed) {
+        let id = READ_AGAIN + (row * self.columns.len() + column) as u64;
+        let mut at = 0;
+        for piece in self.plan.pieces_of_mut(row, column, self.columns.len()) {
+            *piece = Piece { read: id, at, len: piece.len };
+            at += piece.len;
+        }
+        self.reads.insert(id, landed.hold());
+    }
+
+    /// Rows that are not in `bad`, which ascends, are those that will be delivered.
+    pub(super) fn leave_out(&mut self, bad: &[usize]) {
+        self.kept.retain(|row| bad.binary_search(row).is_err());
+    }
+
+    /// Rows that will be delivered.
+    pub(super) fn count(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Rows that will not be.
+    pub(super) fn left_out(&self) -> usize {
+        self.plan.left_out as usize + self.plan.rows.len() - self.kept.len()
+    }
+
+    /// Bytes of the values that will be delivered.
+    pub(super) fn payload(&self) -> u64 {
+        let of_row = |row: &usize| (0..self.columns.len()).map(|column| self.len(*row, column)).sum::<u64>();
+        self.kept.iter().map(of_row).sum()
+    }
+
+    pub(super) fn plan(&self) -> &BatchPlan {
+        &self.plan
+    }
+
+    pub(super) fn sample(&self, row: usize) -> SampleId {
+        self.plan.rows[row]
+    }
+
+    pub(super) fn extent(&self, row: usize, column: usize) -> Option<Extent> {
+        self.dataset.extent(self.sample(row), self.columns[column].field)
+    }
+
+    /// Says which sample and field an error is about, and where its bytes lie.
+    pub(super) fn locate(&self, row: usize, column: usize) -> impl fmt::Display + use<> {
+        let (sample, spec) = (self.sample(row), &self.columns[column]);
+        let place = self.extent(row, column).map_or_else(String::new, |extent| {
+            let shard = self.dataset.shards().get(extent.shard as usize).map_or("?", |shard| shard.url.as_str());
+            format!(" ({shard}, bytes {}..{})", extent.start, extent.end())
+        });
+        format!("field '{}' of sample {}{place}", spec.name, self.dataset.key(sample))
+    }
+
+    /// Where a column goes: behind the one before, aligned.
+    pub(super) fn place(&self, number: usize, at: &mut u64, slot_bytes: usize) -> Result<Column> {
+        let spec = &self.columns[number];
+        let begin = *at;
+        let rows = self.count();
+        let column = match &spec.kind {
+            ColumnKind::Bytes | ColumnKind::Json => {
+                let values: u64 = self.kept.iter().map(|row| self.len(*row, number)).sum();
+                let offsets_at = begin + align(values);
+                *at = offsets_at + align((rows as u64 + 1) * 8);
+                Column::Ragged {
+                    values_at: begin as usize,
+                    values_len: values as usize,
+                    offsets_at: offsets_at as usize,
+                }
+            }
+            ColumnKind::Int | ColumnKind::Float => {
+                *at = begin + align(rows as u64 * 8);
+                let dtype = if spec.kind == ColumnKind::Int { Dtype::I64 } else { Dtype::F64 };
+                Column::Dense { dtype, shape: vec![rows], at: begin as usize, len: rows * 8 }
+            }
+            ColumnKind::Array { dtype, shape } => {
+                let len = rows as u64 * element_bytes(*dtype, shape);
+                *at = begin + align(len);
+                let shape = std::iter::once(rows).chain(shape.iter().copied()).collect();
+                Column::Dense { dtype: *dtype, shape, at: begin as usize, len: len as usize }
+            }
+        };
+        if *at > slot_bytes as u64 {
+            return Err(Error::new(
+                Kind::Device,
+                format!("batch {} needs {at} bytes, a device slot has {slot_bytes}", self.plan.batch),
+            )
+            .advice("lower batch_size, or raise device_memory"));
+        }
+        Ok(column)
+    }
+
+    /// Enqueues the copies of a column.
+    pub(super) fn fill(
+        &self,
+        number: usize,
+        column: &Column,
+        engine: &mut dyn Engine,
+        slot: &mut DeviceSlot,
+    ) -> Result<()> {
+        match (&self.columns[number].kind, column) {
+            (ColumnKind::Int | ColumnKind::Float, Column::Dense { at, .. }) => {
+                let numbers = self.kept.iter().flat_map(|row| self.parsed[number][*row].to_le_bytes());
+                engine.put(slot, *at, &numbers.collect::<Vec<u8>>())
+            }
+            (ColumnKind::Array { dtype, shape }, Column::Dense { at, .. }) => {
+                self.gather_array(number, element_bytes(*dtype, shape), *at, engine, slot)
+            }
+            (_, Column::Ragged { values_at, offsets_at, .. }) => {
+                self.gather_ragged(number, *values_at, *offsets_at, engine, slot)
+            }
+            _ => Err(Error::new(Kind::Config, "a ragged field in a dense column")),
+        }
+    }
+
+    /// The numbers of the samples that are delivered, and what holds their bytes.
+    pub(super) fn into_parts(self) -> (Vec<SampleId>, Vec<CopyHold>) {
+        let Rows { mut plan, kept, reads, .. } = self;
+        if kept.len() < plan.rows.len() {
+            plan.rows = kept.iter().map(|row| plan.rows[*row]).collect();
+        }
+        (plan.rows, reads.into_values().collect())
+    }
+
+    fn pieces(&self, row: usize, column: usize) -> &[Piece] {
+        self.plan.pieces_of(row, column, self.columns.len())
+    }
+
+    fn len(&self, row: usize, column: usize) -> u64 {
+        self.pieces(row, column).iter().map(|piece| piece.len).sum()
+    }
+
+    /// A field's bytes, slice by slice, in order.
+    fn slices(&self, row: usize, column: usize) -> impl Iterator<Item = &[u8]> {
+        self.pieces(row, column).iter().flat_map(|piece| {
+            let hold = self.reads.get(&piece.read);
+            hold.into_iter().flat_map(|hold| hold.landed().slices(piece.at as usize, piece.len as usize))
+        })
+    }
+
+    fn parse(&self, row: usize, column: usize) -> Result<u64> {
+        let slices = || self.slices(row, column);
+        match &self.columns[column].kind {
+            ColumnKind::Bytes => Ok(0),
+            ColumnKind::Int => value::int(slices()).map(|number| number as u64),
+            ColumnKind::Float => value::float(slices()).map(f64::to_bits),
+            ColumnKind::Json => value::check_json(slices()).map(|()| 0),
+            ColumnKind::Array { dtype, shape } => {
+                value::array_header(slices(), self.len(row, column), element_bytes(*dtype, shape), *dtype, shape)
+            }
+        }
+    }
+
+    fn gather_ragged(
+        &self,
+        number: usize,
+        values_at: usize,
+        offsets_at: usize,
+        engine: &mut dyn Engine,
+        slot: &mut DeviceSlot,
+    ) -> Result<()> {
+        let mut offsets = Vec::with_capacity((self.count() + 1) * 8);
+        let mut segments = Vec::with_capacity(self.count());
+        let mut to = 0;
+        offsets.extend_from_slice(&0u64.to_le_bytes());
+        for row in &self.kept {
+            for from in self.slices(*row, number) {
+                segments.push(Segment { from, to: values_at + to });
+                to += from.len();
+            }
+            offsets.extend_from_slice(&(to as u64).to_le_bytes());
+        }
+        engine.copy(slot, &segments)?;
+        engine.put(slot, offsets_at, &offsets)
+    }
+
+    fn gather_array(
+        &self,
+        number: usize,
+        row_bytes: u64,
+        at: usize,
+        engine: &mut dyn Engine,
+        slot: &mut DeviceSlot,
+    ) -> Result<()> {
+        let mut segments = Vec::with_capacity(self.count());
+        for (place, row) in self.kept.iter().enumerate() {
+            let mut skip = self.parsed[number][*row] as usize;
+            let mut to = at + place * row_bytes as usize;
+            for from in self.slices(*row, number) {
+                let skipped = skip.min(from.len());
+                let from = &from[skipped..];
+                skip -= skipped;
+                if !from.is_empty() {
+                    segments.push(Segment { from, to });
+                    to += from.len();
+                }
+            }
+        }
+        engine.copy(slot, &segments)
+    }
+}
+
+fn is_parsed(kind: &ColumnKind) -> bool {
+    matches!(kind, ColumnKind::Int | ColumnKind::Float | ColumnKind::Array { .. })
+}
