@@ -7,7 +7,6 @@
 mod conformance;
 #[allow(unused_imports, reason = "servers are shared, and this needs some of them")]
 mod fixture;
-#[allow(unused_imports, reason = "servers are shared, and this needs some of them")]
 mod servers;
 #[path = "fixture/shards.rs"]
 mod shards;
@@ -92,6 +91,31 @@ fn a_web_server_that_sends_chunks_is_read_and_remembered() {
     let agents: Vec<_> = server.asked().iter().map(|asked| asked.header("user-agent").unwrap().to_owned()).collect();
     assert!(agents.iter().all(|agent| agent.starts_with("farfeed/")), "{agents:?}");
     assert_eq!(slab.usage().free, 64);
+}
+
+#[test]
+fn stored_codings_are_metadata_in_a_bucket_and_refused_elsewhere() {
+    let object = pattern(7, 9000);
+    let served = object.clone();
+    let server = ScriptedServer::start(move |asked| {
+        let (first, last) = asked.range().unwrap_or((0, 0));
+        let headers =
+            format!("ETag: \"e\"\r\nContent-Encoding: aws-chunked\r\nContent-Range: bytes {first}-{last}/9000\r\n");
+        match asked.line().0 {
+            "HEAD" => Reply::new("200 OK", "ETag: \"e\"\r\nContent-Encoding: aws-chunked\r\n", b""),
+            _ => Reply::new("206 Partial Content", &headers, &served[first..=last]),
+        }
+    });
+    let options = ObjectOptions::default().endpoint(server.url()).anonymous();
+    let store: Arc<dyn Store> = ObjectStore::open("s3://bucket", options).unwrap();
+    run(async {
+        let (bytes, arrival) = read(&store, &slab(), &request("o", 5), 8000).await.unwrap();
+        assert!(bytes == object[5..8005] && arrival.fallback == Some("content codings"));
+        assert_eq!(store.head("o").await.unwrap().size, 9000);
+        let plain = web(&server.url(), ObjectOptions::default());
+        let error = read(&plain, &slab(), &request("o", 5), 8000).await.unwrap_err();
+        assert!(error.kind() == Kind::Unsupported && error.to_string().contains("aws-chunked"), "{error}");
+    });
 }
 
 #[test]

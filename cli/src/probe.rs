@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use farfeed::probe::{InFlight, Need, ProbeOptions, ProbeProgress, ProbeReport, ProbeStage, Verdict};
 use farfeed::{ByteSize, Error, Kind, Loader, Result};
-use indicatif::{BinaryBytes, DecimalBytes, ProgressBar};
+use indicatif::{DecimalBytes, ProgressBar};
 use serde::Serialize;
 
 use crate::rate::Rate;
@@ -166,11 +166,7 @@ fn show(bar: &ProgressBar, so_far: &ProbeProgress, time: Duration) {
     bar.set_position(so_far.elapsed.min(time).as_millis() as u64);
     let at = |connections: usize, bytes: usize| {
         let plural = if connections == 1 { "" } else { "s" };
-        format!(
-            "{connections} connection{plural} of {}, {} read",
-            BinaryBytes(bytes as u64),
-            DecimalBytes(so_far.bytes)
-        )
+        format!("{connections} connection{plural} of {}, {} read", curve::size_text(bytes), DecimalBytes(so_far.bytes))
     };
     bar.set_message(match so_far.stage {
         ProbeStage::FirstBytes => "connecting, first bytes".to_owned(),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::LoaderBuilder;
 use super::source::{Format, Object, Stores, shards};
 use crate::dataset::{Index, Shard, ShardIndexer, index_url};
 use crate::error::{Error, Kind, Result};
@@ -36,6 +37,18 @@ pub fn index(patterns: &[String], policy: RetryPolicy, progress: &OnIndexProgres
     let mut stores = Stores::new(16, TlsOptions::default());
     let objects = shards(patterns, &mut stores, |prefix| listed_keys(prefix, policy))?;
     index_objects(&objects, policy, &Arc::new(Telemetry::new(0)), progress)
+}
+
+impl LoaderBuilder {
+    /// As [`index`], of the shards that this builder names. Of the options, those of shards, stores, retries and the progress of indexing count.
+    ///
+    /// # Errors
+    /// Those of [`index`].
+    pub fn make_index(self) -> Result<Index> {
+        let mut stores = self.open_stores(16);
+        let objects = shards(&self.patterns, &mut stores, |prefix| listed_keys(prefix, self.policy))?;
+        index_objects(&objects, self.policy, &Arc::new(Telemetry::new(0)), &self.on_index)
+    }
 }
 
 /// Where the index of the dataset that `pattern` names lies, beside the shards: what [`index`] is saved as by the command.
