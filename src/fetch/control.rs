@@ -296,9 +296,8 @@ impl Controller {
         let goodput = landed.saturating_sub(self.window.landed) as f64 / lasted;
         let counts = self.window.counts();
         self.window.restart(seconds, landed);
-        match counts {
-            Some(by) => self.step(seconds, goodput, by),
-            None => {}
+        if let Some(by) = counts {
+            self.step(seconds, goodput, by);
         }
     }
 

@@ -1,5 +1,5 @@
 //! Real servers that tests start for themselves, and certificates for them.
-#![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot start its server fails")]
 #![allow(unused_imports, reason = "each test binary uses a part of it")]
 
