@@ -76,7 +76,7 @@ fn a_bucket_that_sends_chunks_does_what_every_store_does() {
 fn both_clients_trust_whom_the_options_say_and_nobody_else() {
     let server = S3Server::start(&KEYS);
     server.put("o", &pattern(8, 5000));
-    let secure = Terminator::start(server.address());
+    let secure = Terminator::start(&[server.address()]);
     let open = |tls: TlsOptions| -> Arc<dyn Store> {
         let options = ObjectOptions::default().endpoint(secure.url()).access_key(KEYS[0].0, KEYS[0].1, None);
         ObjectStore::open("s3://bucket", options.http(HttpOptions { tls, ..HttpOptions::default() })).unwrap()

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room and the rooms that it may import.
-const FLOOR_PLAN: [(&str, &[&str]); 13] = [
+const FLOOR_PLAN: [(&str, &[&str]); 14] = [
     ("error", &[]),
     ("sys", &["error"]),
     ("memory", &["sys", "error"]),
@@ -22,6 +22,7 @@ const FLOOR_PLAN: [(&str, &[&str]); 13] = [
     ("decode", &["error"]),
     ("device", &["memory", "sys", "error", "telemetry"]),
     ("telemetry", &["error"]),
+    ("probe", &["store", "memory", "error"]),
     ("emulate", &["sys", "error"]),
     (
         "loader",
@@ -37,6 +38,7 @@ const FLOOR_PLAN: [(&str, &[&str]); 13] = [
             "decode",
             "device",
             "telemetry",
+            "probe",
             "emulate",
         ],
     ),

@@ -8,6 +8,10 @@ use farfeed::emulate::{Effect, Fault, Faults, Link, Objects, Server, Site};
 use farfeed::probe::{Answer, Ended, Limit, Need, ProbeOptions, ProbeReport, ProbeStage, Sign};
 use farfeed::{Error, Kind, Loader};
 
+#[path = "fixture/terminator.rs"]
+#[allow(unreachable_pub, unfulfilled_lint_expectations, reason = "shared by tests that use more and less of it")]
+mod terminator;
+
 const RTT: Duration = Duration::from_millis(15);
 const MIB: usize = 1 << 20;
 
@@ -108,6 +112,20 @@ fn bytes_are_a_hard_limit() {
     assert!(report.bytes <= 30_000_000, "{} bytes", report.bytes);
     assert!(server.stats().bytes <= 33_000_000, "{:?}", server.stats());
     assert!(report.steady.goodput_bytes_s > 1e6);
+}
+
+#[test]
+fn tls_has_a_price_of_its_own() {
+    let server = server(Link::rtt(Duration::from_millis(2)).rate(100_000_000), Faults::none());
+    let front = terminator::Terminator::start(&[server.address()]);
+    let report = Loader::builder(format!("{}/{{a,b}}.tar", front.url()))
+        .ca_bundle(front.ca_bundle())
+        .probe(options(2.0, 4), &mut |_| {})
+        .unwrap();
+    let connect = report.connect.as_ref().unwrap();
+    let tls = connect.tls.unwrap();
+    assert!(tls.samples == connect.tcp.samples && tls.min_s > 0.0 && report.best.goodput_bytes_s > 1e6, "{connect:?}");
+    assert!(report.to_string().contains(" for TLS"), "{report}");
 }
 
 #[test]

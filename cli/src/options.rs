@@ -13,6 +13,7 @@ use farfeed::order::Shuffle;
 use farfeed::{ByteSize, Error, Field, Kind, Loader, OnError, Quarantine, Result, Tokens};
 
 use crate::progress::Opening;
+use crate::reach::Reach;
 
 /// What to stream, and how.
 #[derive(Args, Clone, Debug)]
@@ -66,15 +67,20 @@ pub(crate) struct Stream {
     /// Page-locked host memory, as in 4GiB; default: a quarter of this machine's, at most 4 GiB
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     pub(crate) host_memory: Option<ByteSize>,
-    /// Most reads in flight; default: derived
+    /// Most reads in flight; default: 256, at the cold start 192
     #[arg(long, value_name = "N", help_heading = "Limits")]
     pub(crate) requests: Option<usize>,
-    /// Most bytes in flight, as in 64MiB; default: derived
+    /// Bytes in flight, as in 64MiB; default: it follows the link
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     pub(crate) in_flight: Option<ByteSize>,
+    /// Most bytes asked for per second, as in 100MB; default: no limit
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub(crate) max_rate: Option<ByteSize>,
     /// Give up when the store has sent nothing for this long
     #[arg(long, value_name = "SECONDS", default_value_t = 120, help_heading = "Limits")]
     pub(crate) patience: u32,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
 }
 
 impl Stream {
@@ -91,7 +97,9 @@ impl Stream {
 
     /// A builder with all of this said.
     pub(crate) fn builder(&self) -> Result<LoaderBuilder> {
-        let mut builder = Loader::builder(&self.url)
+        let mut builder = self
+            .reach
+            .apply(Loader::builder(&self.url))
             .batch_size(self.batch_size)
             .drop_last(self.drop_last)
             .rank(self.rank, self.world_size)
@@ -99,6 +107,7 @@ impl Stream {
             .verify(!self.no_verify)
             .on_error(self.on_error)
             .retry(RetryPolicy { patience: self.patience(), ..RetryPolicy::default() });
+        builder = self.reach.apply(builder);
         if self.window > 0 {
             builder = builder.shuffle(Shuffle::window(self.window).seed(self.seed));
         }
@@ -125,6 +134,9 @@ impl Stream {
         }
         if let Some(size) = self.in_flight {
             builder = builder.in_flight(size);
+        }
+        if let Some(size) = self.max_rate {
+            builder = builder.max_rate(size);
         }
         Ok(builder)
     }

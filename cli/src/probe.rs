@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use farfeed::probe::{InFlight, Need, ProbeOptions, ProbeProgress, ProbeReport, ProbeStage, Verdict};
 use farfeed::{ByteSize, Error, Kind, Loader, Result};
-use indicatif::{BinaryBytes, DecimalBytes, ProgressBar};
+use indicatif::{DecimalBytes, ProgressBar};
 use serde::Serialize;
 
 use crate::rate::Rate;
+use crate::reach::Reach;
 use crate::{output, progress};
 
 #[derive(clap::Args)]
@@ -50,7 +51,9 @@ pub(crate) struct Args {
     /// Draw goodput against connections there
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Print one line of JSON: seconds, bytes, bytes per second
+    #[command(flatten)]
+    reach: Reach,
+    /// Print one line of JSON, and no bar: seconds, bytes, bytes per second
     #[arg(long)]
     json: bool,
 }
@@ -97,7 +100,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let options = args.options()?;
     let bar = progress::bar(args.json, "{bar:20} {msg}");
     let mut show = |so_far: ProbeProgress| show(&bar, &so_far, options.time);
-    let report = Loader::builder(&args.url).probe(options.clone(), &mut show);
+    let report = args.reach.apply(Loader::builder(&args.url)).probe(options.clone(), &mut show);
     bar.finish_and_clear();
     let report = report?;
     let verdict = need.map(|need| report.verdict(need));
@@ -166,11 +169,7 @@ fn show(bar: &ProgressBar, so_far: &ProbeProgress, time: Duration) {
     bar.set_position(so_far.elapsed.min(time).as_millis() as u64);
     let at = |connections: usize, bytes: usize| {
         let plural = if connections == 1 { "" } else { "s" };
-        format!(
-            "{connections} connection{plural} of {}, {} read",
-            BinaryBytes(bytes as u64),
-            DecimalBytes(so_far.bytes)
-        )
+        format!("{connections} connection{plural} of {}, {} read", curve::size_text(bytes), DecimalBytes(so_far.bytes))
     };
     bar.set_message(match so_far.stage {
         ProbeStage::FirstBytes => "connecting, first bytes".to_owned(),

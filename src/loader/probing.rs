@@ -34,8 +34,9 @@ impl LoaderBuilder {
                 size: meta.size,
             })
             .collect();
+        let likes = targets.iter().map(|target| target.store.appetite().requests).max().unwrap_or(0);
         options.defaults = InFlight {
-            requests: self.requests.unwrap_or(REQUESTS_SEED),
+            requests: self.requests.unwrap_or(likes.max(REQUESTS_SEED)),
             bytes: self.in_flight.map_or(IN_FLIGHT_SEED, |size| size.as_bytes()),
         };
         probe(&targets, &options, on_progress)

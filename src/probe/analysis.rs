@@ -50,17 +50,32 @@ pub(super) struct Tally {
     pub(super) times: Vec<(f64, f64)>,
 }
 
-/// The span of whole requests says more than the bytes that were seen, if it is so much of the slice.
+/// The span of whole requests says something, if it is so much of the slice.
 const SPAN_SHARE: f64 = 0.3;
+/// The most that the kernel gathers, and the longest that it does so, before it tells.
+const LUMP_BYTES: usize = 1 << 20;
+const LUMP_S: f64 = 0.1;
+/// With so many lumps the one that is half gathered does not count for more than 3 %: 0.41 / 14.
+const LUMPS: f64 = 14.0;
 
 impl Reading {
-    /// Bytes per second. Of whole requests, so that what the kernel gathers and what was half done count for what they are.
+    /// Bytes per second: of what was seen to arrive, if that was enough for half gathered lumps not to count; else of whole requests,
+    /// which leaves out the slow one at the end now and then.
     fn goodput(&self) -> f64 {
+        if self.seconds <= 0.0 || self.lanes.is_empty() {
+            return 0.0;
+        }
+        let (lanes, seen) =
+            (self.connections.max(1) as f64, self.lanes.iter().map(|lane| lane.bytes as f64).sum::<f64>());
+        let lump = (LUMP_S * seen / self.seconds / lanes).min(LUMP_BYTES.min(self.request_bytes) as f64);
+        if seen > LUMPS * lump * lanes.sqrt() {
+            return seen / self.seconds;
+        }
         let rate = |lane: &LaneReading| match lane.span_s > SPAN_SHARE * self.seconds {
             true => lane.span_bytes as f64 / lane.span_s,
             false => lane.bytes as f64 / self.seconds,
         };
-        if self.seconds > 0.0 { self.lanes.iter().map(rate).sum() } else { 0.0 }
+        self.lanes.iter().map(rate).sum()
     }
 
     pub(super) fn point(&self) -> Point {
@@ -163,10 +178,11 @@ pub(super) fn limit(grid: &[Point], ended: Ended, steady: &Steady) -> Limit {
     let Some(best) = best(grid) else { return Limit::Link };
     let (throttled, requests) = refusals(grid, steady);
     let busy = grid.iter().filter(|point| point.depth() == best).map(|point| point.busy).fold(steady.busy, f64::max);
-    // The last doubling still paid, whatever the size of the requests.
+    // The last doubling still paid, and not only in comparison with requests of the same size.
     let fewer = grid.iter().filter(|point| point.connections < best.connections).map(|point| point.goodput_bytes_s);
-    let rises = grid.iter().all(|point| point.connections <= best.connections)
-        && fewer.fold(0.0, f64::max) * super::ladder::WORTH < best.goodput_bytes_s;
+    let further = |point: &&Point| point.request_bytes == best.request_bytes && point.connections > best.connections;
+    let rises =
+        fewer.fold(0.0, f64::max) * super::ladder::WORTH < best.goodput_bytes_s && !grid.iter().any(|p| further(&p));
     if throttled as f64 > REFUSED * requests as f64 {
         Limit::Throttling
     } else if busy >= BUSY {

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::Target;
 use super::analysis::{LaneReading, Reading, Tally};
 use super::ladder::Slice;
 use super::reactors::Reactors;
-use super::walk::Walk;
+use super::walk::{Walk, for_reactor};
 use crate::error::{Error, Kind, Result};
 use crate::memory::{Landing, Slab};
 use crate::store::{Arrival, ReadRequest};
@@ -39,9 +40,12 @@ struct Phase {
 /// All connections.
 pub(super) struct Load<'a> {
     reactors: &'a Reactors,
+    /// For each reactor, with stores of its own.
+    targets: Vec<Arc<[Target]>>,
     shared: Arc<Shared>,
     phase: watch::Sender<Phase>,
     lanes: Vec<Arc<Lane>>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
@@ -79,7 +83,9 @@ struct Counts {
 }
 
 impl<'a> Load<'a> {
-    pub(super) fn new(reactors: &'a Reactors, walk: Arc<Walk>, slab: Slab) -> Self {
+    /// With fresh connections, none of which is open yet.
+    pub(super) fn new(reactors: &'a Reactors, targets: &[Target], walk: Arc<Walk>, slab: Slab) -> Self {
+        let targets = (0..reactors.count()).map(|_| for_reactor(targets).into()).collect();
         let shared = Shared {
             walk,
             slab,
@@ -88,7 +94,14 @@ impl<'a> Load<'a> {
             fatal: Mutex::default(),
             passing: Mutex::default(),
         };
-        Load { reactors, shared: Arc::new(shared), phase: watch::channel(Phase::default()).0, lanes: Vec::new() }
+        Load {
+            reactors,
+            targets,
+            shared: Arc::new(shared),
+            phase: watch::channel(Phase::default()).0,
+            lanes: Vec::new(),
+            tasks: Vec::new(),
+        }
     }
 
     /// Allows so many bytes more.
@@ -170,11 +183,11 @@ impl<'a> Load<'a> {
             let task = Task {
                 number,
                 lane: Arc::clone(&lane),
-                targets: Arc::clone(&reactor.targets),
+                targets: Arc::clone(&self.targets[number % self.targets.len()]),
                 shared: Arc::clone(&self.shared),
                 phase: self.phase.subscribe(),
             };
-            drop(reactor.handle.spawn(task.read_on()));
+            self.tasks.push(reactor.handle.spawn(task.read_on()));
             self.lanes.push(lane);
         }
         self.phase.send_modify(|phase| {
@@ -218,6 +231,13 @@ impl<'a> Load<'a> {
         let now = self.reactors.cpu();
         let shares = now.iter().zip(before).map(|(now, before)| now.saturating_sub(*before).as_secs_f64());
         shares.fold(0.0, f64::max) / elapsed.as_secs_f64().max(1e-9)
+    }
+}
+
+impl Drop for Load<'_> {
+    /// Drops every request in flight.
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 

@@ -30,7 +30,7 @@ pub use self::report::{
     Connects, Depth, Ended, InFlight, Limit, OneConnection, Point, ProbeReport, Sign, Spread, Steady,
 };
 pub use self::verdict::{Answer, Need, Verdict};
-use self::walk::Walk;
+use self::walk::{Walk, for_reactor};
 use crate::error::{Error, Kind, Result};
 use crate::memory::Slab;
 use crate::store::Store;
@@ -132,30 +132,28 @@ pub fn probe(
     let most = sizes.iter().max().map_or(0, |bytes| bytes.saturating_mul(options.connections_max));
     let slab_bytes = most.min(options.memory_bytes) + (options.connections_max + 4) * PAGE_BYTES;
     let slab = Slab::new(slab_bytes.max(sizes.iter().max().map_or(0, |bytes| bytes + 8 * PAGE_BYTES)), PAGE_BYTES)?;
-    let (walk, reactors) = (Arc::new(walk), Reactors::start(targets)?);
+    let (walk, reactors) = (Arc::new(walk), Reactors::start()?);
 
     on_progress(clock.progress(ProbeStage::FirstBytes, 0));
-    let reads = Reads { targets: Arc::clone(&reactors.of(0).targets), walk: Arc::clone(&walk), slab: slab.clone() };
+    let reads = Reads { targets: for_reactor(targets).into(), walk: Arc::clone(&walk), slab: slab.clone() };
     let deadline = clock.at(LATENCY_SHARE);
     let latency = reactors.run(deadline, reads.latency(deadline))?;
 
-    let mut load = Load::new(&reactors, walk, slab);
-    let mut climb = Climb { options, clock, first_byte_s: latency.first_byte.p50_s, on_progress };
-    load.allow((options.bytes as f64 * (1.0 - STEADY_SHARE)) as u64);
-    let (grid, ended) = climb.grid(&mut load, &sizes)?;
-    load.allow((options.bytes as f64 * STEADY_SHARE) as u64);
-    let nothing = || {
-        let what = format!("{}: too little time or too few bytes to measure anything", targets[0].store.root());
-        load.passing_error().unwrap_or_else(|| Error::new(Kind::Config, what).advice("raise the probe's time or bytes"))
-    };
-    let (Some(best), Some(knee)) = (analysis::best(&grid), analysis::knee(&grid)) else { return Err(nothing()) };
-    if best.goodput_bytes_s <= 0.0 {
-        return Err(nothing());
-    }
-    let steady = climb.hold(&mut load, analysis::beyond(&grid, knee))?;
-    let steady = steady.unwrap_or_else(|| from_grid(&grid, knee));
-    let bytes = load.bytes();
-    Ok(conclude(targets, options, latency, (grid, ended, best, knee), steady, (clock.began.elapsed(), bytes)))
+    let mut climb = Climb { options, clock, first_byte_s: latency.first_byte.p50_s, bytes_before: 0, on_progress };
+    let load = Load::new(&reactors, targets, Arc::clone(&walk), slab.clone());
+    let (grid, ended) = climb.grid(load, &sizes)?;
+    let (Some(best), Some(knee)) = (analysis::best(&grid), analysis::knee(&grid)) else { return Err(nothing(targets)) };
+    // Fresh connections: what the grid's last points did to the windows of theirs would take seconds to heal.
+    let load = Load::new(&reactors, targets, walk, slab);
+    let steady = climb.hold(load, analysis::beyond(&grid, knee))?.unwrap_or_else(|| from_grid(&grid, knee));
+    let spent = (clock.began.elapsed(), climb.bytes_before);
+    Ok(conclude(targets, options, latency, (grid, ended, best, knee), steady, spent))
+}
+
+fn nothing(targets: &[Target]) -> Error {
+    let root = targets[0].store.root();
+    Error::new(Kind::Config, format!("{root}: too little time or too few bytes to measure anything"))
+        .advice("raise the probe's time or bytes")
 }
 
 /// What was held, where there was nothing left to hold it with: the slice of the grid.
@@ -264,36 +262,50 @@ struct Climb<'a> {
     options: &'a ProbeOptions,
     clock: Clock,
     first_byte_s: f64,
+    /// Read by loads that are over.
+    bytes_before: u64,
     on_progress: &'a mut dyn FnMut(ProbeProgress),
 }
 
 impl Climb<'_> {
-    fn grid(&mut self, load: &mut Load<'_>, sizes: &[usize]) -> Result<(Vec<Point>, Ended)> {
+    fn grid(&mut self, mut load: Load<'_>, sizes: &[usize]) -> Result<(Vec<Point>, Ended)> {
+        load.allow((self.options.bytes as f64 * (1.0 - STEADY_SHARE)) as u64);
+        let mut grid = Vec::new();
+        let ended = self.climb(&mut load, sizes, &mut grid)?;
+        self.bytes_before += load.bytes();
+        if grid.iter().all(|point| point.goodput_bytes_s <= 0.0) {
+            // Not a byte: the reason is of more use than a report.
+            return load.passing_error().map_or(Ok((Vec::new(), ended)), Err);
+        }
+        Ok((grid, ended))
+    }
+
+    fn climb(&mut self, load: &mut Load<'_>, sizes: &[usize], grid: &mut Vec<Point>) -> Result<Ended> {
         let mut ladder = Ladder::new(sizes, self.options.connections_max, self.options.memory_bytes);
-        let end = self.clock.at(1.0 - STEADY_SHARE);
-        let (mut grid, mut round_s) = (Vec::new(), 0.0);
+        let (end, mut round_s) = (self.clock.at(1.0 - STEADY_SHARE), 0.0);
         while let Some(at) = ladder.next() {
             let seconds = end.saturating_duration_since(Instant::now()).as_secs_f64();
             let left = Left { seconds, bytes: load.allowance(), points: ladder.left() };
             let slice = match ladder::slice(left, ladder.best(), self.first_byte_s, round_s) {
                 Ok(slice) => slice,
-                Err(ended) => return Ok((grid, ended)),
+                Err(ended) => return Ok(ended),
             };
             let Some(reading) = self.measure(load, ProbeStage::Grid(at.0, at.1), at, slice, 1)? else {
-                return Ok((grid, Ended::Bytes));
+                return Ok(Ended::Bytes);
             };
             let point = reading.point();
             round_s = (point.depth().in_flight_bytes() as f64 / point.goodput_bytes_s.max(1.0)).min(1.0);
             ladder.note(point.goodput_bytes_s, point.throttled as f64 > REFUSED * point.requests as f64);
             grid.push(point);
         }
-        Ok((grid, ladder.ended()))
+        Ok(ladder.ended())
     }
 
     /// Holds goodput at a point for the rest of the time, but no longer than what was kept for it.
-    fn hold(&mut self, load: &mut Load<'_>, at: Depth) -> Result<Option<Steady>> {
+    fn hold(&mut self, mut load: Load<'_>, at: Depth) -> Result<Option<Steady>> {
         let kept = self.clock.time.mul_f64(STEADY_SHARE);
         let left = kept.min(self.clock.at(1.0).saturating_duration_since(Instant::now())).as_secs_f64();
+        load.allow((self.options.bytes as f64 * STEADY_SHARE) as u64);
         let by_bytes = load.allowance() as f64 / at.goodput_bytes_s.max(1.0);
         let warm_s = (10.0 * self.first_byte_s).clamp(0.04, 0.25 * left.max(0.16));
         // What is left of the bytes is used up a little later than it would be at exactly this rate: requests end apart.
@@ -306,7 +318,9 @@ impl Climb<'_> {
         let stage = ProbeStage::Holding(connections, request_bytes);
         // Windows that are not much longer than what the kernel gathers before it tells us would vary by that alone.
         let windows = ((measure_s / 0.25) as usize).clamp(3, WINDOWS);
-        Ok(self.measure(load, stage, (connections, request_bytes), slice, windows)?.map(|reading| reading.steady()))
+        let reading = self.measure(&mut load, stage, (connections, request_bytes), slice, windows)?;
+        self.bytes_before += load.bytes();
+        Ok(reading.map(|reading| reading.steady()))
     }
 
     fn measure(
@@ -317,7 +331,7 @@ impl Climb<'_> {
         slice: Slice,
         windows: usize,
     ) -> Result<Option<analysis::Reading>> {
-        let (clock, on_progress) = (self.clock, &mut *self.on_progress);
-        load.measure(at, slice, windows, &mut |bytes| on_progress(clock.progress(stage, bytes)))
+        let (clock, before, on_progress) = (self.clock, self.bytes_before, &mut *self.on_progress);
+        load.measure(at, slice, windows, &mut |bytes| on_progress(clock.progress(stage, before + bytes)))
     }
 }

@@ -9,8 +9,6 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::Target;
-use super::walk::for_reactor;
 use crate::error::{Error, Kind, Result};
 
 /// Processors for each thread, and the most threads: a loader's numbers.
@@ -19,7 +17,7 @@ const REACTORS_MAX: usize = 4;
 /// How often a thread says how busy it was.
 const BUSY_TICK: Duration = Duration::from_millis(10);
 
-/// Threads, each with a runtime and stores of its own.
+/// Threads, each with a runtime of its own.
 pub(super) struct Reactors {
     all: Vec<Reactor>,
     stop: watch::Sender<bool>,
@@ -27,7 +25,6 @@ pub(super) struct Reactors {
 
 pub(super) struct Reactor {
     pub(super) handle: Handle,
-    pub(super) targets: Arc<[Target]>,
     cpu_ns: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
@@ -37,12 +34,12 @@ impl Reactors {
     ///
     /// # Errors
     /// `Io` when one cannot be started.
-    pub(super) fn start(targets: &[Target]) -> Result<Self> {
+    pub(super) fn start() -> Result<Self> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let (stop, _) = watch::channel(false);
         let mut reactors = Reactors { all: Vec::new(), stop };
         for number in 0..processors.div_ceil(PROCESSORS_EACH).min(REACTORS_MAX) {
-            let reactor = Reactor::start(number, for_reactor(targets), reactors.stop.subscribe())?;
+            let reactor = Reactor::start(number, reactors.stop.subscribe())?;
             reactors.all.push(reactor);
         }
         Ok(reactors)
@@ -51,6 +48,10 @@ impl Reactors {
     /// The reactor of connection `number`.
     pub(super) fn of(&self, number: usize) -> &Reactor {
         &self.all[number % self.all.len()]
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.all.len()
     }
 
     /// Processor time of each thread so far.
@@ -73,7 +74,7 @@ impl Reactors {
 }
 
 impl Reactor {
-    fn start(number: usize, targets: Vec<Target>, mut stopped: watch::Receiver<bool>) -> Result<Self> {
+    fn start(number: usize, mut stopped: watch::Receiver<bool>) -> Result<Self> {
         let failed = |error: std::io::Error| Error::new(Kind::Io, "starting a reactor").source(error);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let (handle, cpu_ns) = (runtime.handle().clone(), Arc::new(AtomicU64::new(0)));
@@ -92,7 +93,7 @@ impl Reactor {
             runtime.shutdown_timeout(Duration::from_secs(1));
         };
         let thread = std::thread::Builder::new().name(format!("farfeed-probe-{number}")).spawn(run).map_err(failed)?;
-        Ok(Reactor { handle, targets: targets.into(), cpu_ns, thread: Some(thread) })
+        Ok(Reactor { handle, cpu_ns, thread: Some(thread) })
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::analysis::{refusals, suggestion};
-use super::report::{InFlight, Limit, ProbeReport, Sign};
+use super::report::{Ended, InFlight, Limit, ProbeReport, Sign};
 use super::words::{around, counted, figure, mb_s, ms, size};
 
 /// What a job needs of the link.
@@ -102,11 +102,17 @@ impl ProbeReport {
                     self.at(knee.connections, knee.request_bytes),
                 )
             }
-            Limit::Connections => format!(
-                "Goodput still rose at {}, by about {} MB/s for each",
-                counted(best.connections, "connection"),
-                mb_s(best.goodput_bytes_s / best.connections as f64)
-            ),
+            Limit::Connections => {
+                let what = match self.ended {
+                    Ended::Time => "when the probe's time was used up",
+                    Ended::Bytes => "when the probe's bytes were used up",
+                    Ended::Memory => "when the probe's memory was used up",
+                    Ended::Flat | Ended::Connections => "as many as the probe was allowed",
+                };
+                let each = mb_s(best.goodput_bytes_s / best.connections as f64);
+                let count = counted(best.connections, "connection");
+                format!("Goodput still rose at {count}, {what}, by about {each} MB/s for each")
+            }
             Limit::Throttling => {
                 let (throttled, requests) = refusals(&self.grid, &self.steady);
                 let share = 100.0 * throttled as f64 / requests.max(1) as f64;
@@ -128,7 +134,7 @@ impl ProbeReport {
             Limit::Connections => {
                 let each = self.best.goodput_bytes_s / self.best.connections as f64;
                 let wanted = (1.1 * need / each.max(1.0)).ceil();
-                format!("about {} connections if it goes on like this; probe with more of them", figure(wanted))
+                format!("about {} connections, if it goes on like this; a larger probe would tell", figure(wanted))
             }
             Limit::Throttling => {
                 "a higher limit from whoever runs the store, or objects spread over more prefixes or hosts".to_owned()

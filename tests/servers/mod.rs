@@ -17,4 +17,4 @@ pub(crate) use certificates::{Authority, Identity};
 pub(crate) use nginx::{Nginx, Site};
 pub(crate) use relay::{Passing, Relay};
 pub(crate) use s3::{Refusal, S3Server, Seen};
-pub(crate) use secured::{Asked, Secured, Stream, asked};
+pub(crate) use secured::{Secured, answer, asked, serve};

@@ -154,7 +154,7 @@ fn levels(sheet: &mut Sheet, report: &ProbeReport, axes: &Axes, need: Option<f64
     sheet.text("note", x, (above - 8.0).min(knee_y - 14.0), anchor, &label);
 }
 
-fn size_text(bytes: usize) -> String {
+pub(super) fn size_text(bytes: usize) -> String {
     if bytes >= 1 << 20 { format!("{} MiB", bytes as f64 / f64::from(1 << 20)) } else { format!("{} KiB", bytes >> 10) }
 }
 

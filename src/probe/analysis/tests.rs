@@ -38,7 +38,7 @@ fn report(grid: Vec<Point>, ended: Ended) -> ProbeReport {
     let bytes = |share: f64| (best.goodput_bytes_s / 2.0 * share) as u64;
     let lane = LaneReading { bytes: 0, span_s: 1.0, span_bytes: best.goodput_bytes_s as u64 };
     let reading = Reading {
-        connections: knee.connections,
+        connections: 1,
         request_bytes: knee.request_bytes,
         seconds: 1.0,
         lanes: vec![lane],
@@ -119,11 +119,26 @@ fn connections_that_are_capped_are_told_from_a_link_that_is_full() {
     assert!((connection.window_bytes.unwrap() - 300e3).abs() < 2e3);
     let verdict = report.verdict(need(1000.0));
     assert!(
-        verdict.text.contains("still rose at 16 connections") && verdict.text.contains("about 71 connections"),
+        verdict.text.contains("still rose at 16 connections, as many as the probe was allowed, by about")
+            && verdict.text.contains("about 71 connections"),
         "{verdict}"
     );
     let small = report.verdict(need(200.0));
     assert!(small.text.contains("defaults"), "{small}");
+}
+
+#[test]
+fn a_grid_that_ended_early_does_not_blame_the_link() {
+    // Time was over when only the smallest requests had been tried at 4.
+    let mut grid = curve(1e9, 280e6, &[KIB_256, 8 * MIB], &[1, 2, 4]);
+    grid.pop();
+    let report = report(grid, Ended::Time);
+    assert_eq!((report.best.connections, report.limit), (2, Limit::Connections));
+    let verdict = report.verdict(need(900.0));
+    assert!(
+        verdict.text.contains("when the probe's time was used up") && verdict.text.contains("a larger probe"),
+        "{verdict}"
+    );
 }
 
 #[test]
@@ -191,11 +206,15 @@ fn thirds_tell_whether_it_faded() {
 }
 
 #[test]
-fn whole_requests_count_for_more_than_what_was_seen() {
+fn whole_requests_count_where_too_little_was_seen() {
     let periodic = LaneReading { bytes: 0, span_s: 0.4, span_bytes: 4_000_000 };
     let hanging = LaneReading { bytes: 500_000, span_s: 0.1, span_bytes: 9_000_000 };
-    let point = Reading { seconds: 0.5, lanes: vec![periodic, hanging], ..Reading::default() }.point();
-    assert_eq!(point.goodput_bytes_s, 10e6 + 1e6);
+    let lanes = vec![periodic, hanging];
+    let reading = Reading { connections: 2, request_bytes: MIB, seconds: 0.5, lanes, ..Reading::default() };
+    assert_eq!(reading.point().goodput_bytes_s, 10e6 + 1e6);
+    let lane = LaneReading { bytes: 50_000_000, span_s: 0.4, span_bytes: 44_000_000 };
+    let reading = Reading { connections: 1, lanes: vec![lane], ..reading };
+    assert_eq!(reading.point().goodput_bytes_s, 100e6);
 }
 
 proptest! {
