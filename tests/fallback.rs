@@ -73,6 +73,27 @@ fn a_bucket_that_sends_chunks_does_what_every_store_does() {
 }
 
 #[test]
+fn reads_that_are_refused_together_are_all_carried_out() {
+    let server = S3Server::start(&KEYS);
+    server.send_in_chunks(true);
+    server.put("o", &pattern(9, 100_000));
+    let store = bucket(&server);
+    run(async {
+        let mut reads = tokio::task::JoinSet::new();
+        for start in 0..24 {
+            let store = Arc::clone(&store);
+            reads.spawn(async move {
+                let (bytes, arrival) = read(&store, &slab(), &request("o", start), 50_000).await.unwrap();
+                assert!(bytes == pattern(9, 100_000)[start as usize..][..50_000] && arrival.fallback.is_some());
+            });
+        }
+        while let Some(done) = reads.join_next().await {
+            done.unwrap();
+        }
+    });
+}
+
+#[test]
 fn both_clients_trust_whom_the_options_say_and_nobody_else() {
     let server = S3Server::start(&KEYS);
     server.put("o", &pattern(8, 5000));

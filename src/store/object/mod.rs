@@ -159,7 +159,8 @@ impl ObjectStore {
     /// # Errors
     /// `error`, in words, if nothing does.
     fn again(&self, error: Error, entry: &Entry, key: &str, tried: &mut Tried) -> Result<()> {
-        if let Some(beyond) = Beyond::of(&error).filter(|_| self.detours.why(key).is_none()) {
+        // Only our own client says so; others may have noted it meanwhile.
+        if let Some(beyond) = Beyond::of(&error) {
             self.detours.note(key, beyond.name());
             return Ok(());
         }
