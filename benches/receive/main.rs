@@ -21,7 +21,6 @@ mod contender;
 mod distance;
 mod object;
 mod report;
-#[allow(unused_imports, reason = "the tests use the rest of it")]
 #[path = "../../tests/servers/mod.rs"]
 mod servers;
 mod uring;
