@@ -16,20 +16,19 @@ use crate::progress::Opening;
 
 /// How stores are reached.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Store")]
 pub(crate) struct Access {
     /// An option of the store, as in region=eu-west-1 or endpoint=https://minio.example:9000; may be repeated. Secrets are
     /// better left to the environment: others see the command line
-    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_store_option)]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_store_option, help_heading = "Store")]
     pub(crate) store_option: Vec<(String, String)>,
     /// Certificates of authorities to trust instead of the system's, in PEM
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Store")]
     pub(crate) ca_bundle: Option<PathBuf>,
     /// Certificate to show to the server, in PEM, its chain behind it
-    #[arg(long, value_name = "FILE", requires = "client_key")]
+    #[arg(long, value_name = "FILE", requires = "client_key", help_heading = "Store")]
     pub(crate) client_certificate: Option<PathBuf>,
     /// Its key, in PEM
-    #[arg(long, value_name = "FILE", requires = "client_certificate")]
+    #[arg(long, value_name = "FILE", requires = "client_certificate", help_heading = "Store")]
     pub(crate) client_key: Option<PathBuf>,
 }
 

@@ -17,7 +17,7 @@ use crate::{output, progress};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-Opens fresh connections, times first bytes, then reads with 1, 2, 4, … connections
+Opens fresh connections, times first bytes, then reads with 1, 2, 4, ... of them
 and several sizes of request until goodput has stopped rising, and holds what
 was best. Ranges are scattered over the objects, so that caches do not flatter.
 Stores that charge for reading charge for the bytes read: --bytes bounds them.
@@ -48,14 +48,14 @@ pub(crate) struct Args {
     /// Sizes of request that are tried
     #[arg(long, value_name = "SIZES", value_delimiter = ',', default_value = "256KiB,1MiB,4MiB,8MiB")]
     request_sizes: Vec<ByteSize>,
-    #[command(flatten)]
-    access: Access,
     /// Draw goodput against connections there
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     /// Print one line of JSON, and no bar: seconds, bytes, bytes per second
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    access: Access,
 }
 
 /// What `--need` was given.
