@@ -12,7 +12,8 @@ EXAMPLES := $(sort $(patsubst examples/%.rs,%,$(wildcard examples/*.rs)))
 .PHONY: help
 help:
 	@echo "make test     everything that must pass before a commit"
-	@echo "make bench    benchmarks: each checks its answer and prints its ceiling beside it"
+	@echo "make bench    benchmarks: each checks its answer and prints its ceiling beside it; half an hour"
+	@echo "make results  those against other clients, with enough rounds to publish; an hour and a half"
 	@echo "make soak     minutes of random faults ($(SOAK_SECONDS) s; SOAK_SECONDS=600 for more): right bytes, flat memory"
 	@echo "make demo     a GPU (or host memory) fed across an emulated link, in one picture"
 	@echo
@@ -88,6 +89,14 @@ bench:
 .PHONY: soak
 soak:
 	@FARFEED_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --all-features --test soak -- --ignored --nocapture
+
+# Tables, figures and pictures of the day, to be looked at and committed.
+RESULTS := docs/results/$(shell date -u +%F)
+.PHONY: results
+results:
+	@cargo bench --all-features --bench receive -- --json $(RESULTS)-receive.json --svg $(RESULTS)-receive.svg | tee $(RESULTS)-receive.txt
+	@cargo bench --all-features --bench link -- --grid --rounds 3 --json $(RESULTS)-grid.json --svg $(RESULTS)-grid.svg | tee $(RESULTS)-grid.txt
+	@cargo bench --all-features --bench link -- --tail --seconds 10 --rounds 3 --json $(RESULTS)-tail.json | tee $(RESULTS)-tail.txt
 
 .PHONY: demo
 demo:

@@ -4,10 +4,8 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
 
-use farfeed::fetch::RetryPolicy;
-use farfeed::loader::{index, index_location};
+use farfeed::loader::index_location;
 use farfeed::order::Shuffle;
 use farfeed::{ByteSize, Field, Loader};
 
@@ -19,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let shards = write_shards(directory.path())?;
 
     // Once per dataset, at the speed of the link; `farfeed index` does the same. Without it the loader makes one each time.
-    let found = index(std::slice::from_ref(&shards), RetryPolicy::default(), &(Arc::new(|_| {}) as _))?;
+    let found = Loader::builder(&shards).make_index()?;
     std::fs::write(index_location(&shards), found.encode())?;
 
     let loader = Loader::builder(&shards)

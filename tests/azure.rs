@@ -7,7 +7,6 @@
 mod conformance;
 #[allow(unused_imports, reason = "servers are shared, and this needs some of them")]
 mod fixture;
-#[allow(unused_imports, reason = "servers are shared, and this needs some of them")]
 mod servers;
 
 use std::pin::Pin;

@@ -5,7 +5,6 @@
 
 #[allow(unused_imports, reason = "servers are shared, and this needs some of them")]
 mod fixture;
-#[allow(unused_imports, reason = "servers are shared, and this needs some of them")]
 mod servers;
 #[path = "fixture/shards.rs"]
 mod shards;

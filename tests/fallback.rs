@@ -7,19 +7,21 @@
 mod conformance;
 #[allow(unused_imports, reason = "servers are shared, and this needs some of them")]
 mod fixture;
-#[allow(unused_imports, reason = "servers are shared, and this needs some of them")]
 mod servers;
 #[path = "fixture/shards.rs"]
 mod shards;
+#[path = "fixture/terminator.rs"]
+mod terminator;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use farfeed::memory::{Landing, Slab};
-use farfeed::store::{FallbackStore, ObjectOptions, ObjectStore, ReadRequest, Store};
+use farfeed::store::{FallbackStore, HttpOptions, ObjectOptions, ObjectStore, ReadRequest, Store, TlsOptions};
 use farfeed::{ByteSize, Field, Kind, Loader};
 use fixture::{Asked, Reply, ScriptedServer, pattern, read, request, run};
 use servers::S3Server;
+use terminator::Terminator;
 
 const KEYS: [(&str, &str); 1] = [("AKIDEXAMPLE", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY")];
 
@@ -71,6 +73,30 @@ fn a_bucket_that_sends_chunks_does_what_every_store_does() {
 }
 
 #[test]
+fn both_clients_trust_whom_the_options_say_and_nobody_else() {
+    let server = S3Server::start(&KEYS);
+    server.put("o", &pattern(8, 5000));
+    let secure = Terminator::start(&[server.address()]);
+    let open = |tls: TlsOptions| -> Arc<dyn Store> {
+        let options = ObjectOptions::default().endpoint(secure.url()).access_key(KEYS[0].0, KEYS[0].1, None);
+        ObjectStore::open("s3://bucket", options.http(HttpOptions { tls, ..HttpOptions::default() })).unwrap()
+    };
+    let trusting = open(TlsOptions { ca_bundle: Some(secure.ca_bundle()), ..TlsOptions::default() });
+    run(async {
+        assert_eq!(trusting.list("").await.unwrap().len(), 1);
+        for in_chunks in [false, true] {
+            server.send_in_chunks(in_chunks);
+            let (bytes, arrival) = read(&trusting, &slab(), &request("o", 5), 4000).await.unwrap();
+            assert!(bytes == pattern(8, 5000)[5..4005] && arrival.fallback.is_some() == in_chunks);
+        }
+        let wary = open(TlsOptions::default());
+        for error in [wary.head("o").await.unwrap_err(), wary.list("").await.unwrap_err()] {
+            assert_eq!((error.kind(), error.is_transient()), (Kind::Auth, false), "{error}");
+        }
+    });
+}
+
+#[test]
 fn a_web_server_that_sends_chunks_is_read_and_remembered() {
     let object = pattern(2, 300_000);
     let served = object.clone();
@@ -92,6 +118,31 @@ fn a_web_server_that_sends_chunks_is_read_and_remembered() {
     let agents: Vec<_> = server.asked().iter().map(|asked| asked.header("user-agent").unwrap().to_owned()).collect();
     assert!(agents.iter().all(|agent| agent.starts_with("farfeed/")), "{agents:?}");
     assert_eq!(slab.usage().free, 64);
+}
+
+#[test]
+fn stored_codings_are_metadata_in_a_bucket_and_refused_elsewhere() {
+    let object = pattern(7, 9000);
+    let served = object.clone();
+    let server = ScriptedServer::start(move |asked| {
+        let (first, last) = asked.range().unwrap_or((0, 0));
+        let headers =
+            format!("ETag: \"e\"\r\nContent-Encoding: aws-chunked\r\nContent-Range: bytes {first}-{last}/9000\r\n");
+        match asked.line().0 {
+            "HEAD" => Reply::new("200 OK", "ETag: \"e\"\r\nContent-Encoding: aws-chunked\r\n", b""),
+            _ => Reply::new("206 Partial Content", &headers, &served[first..=last]),
+        }
+    });
+    let options = ObjectOptions::default().endpoint(server.url()).anonymous();
+    let store: Arc<dyn Store> = ObjectStore::open("s3://bucket", options).unwrap();
+    run(async {
+        let (bytes, arrival) = read(&store, &slab(), &request("o", 5), 8000).await.unwrap();
+        assert!(bytes == object[5..8005] && arrival.fallback == Some("content codings"));
+        assert_eq!(store.head("o").await.unwrap().size, 9000);
+        let plain = web(&server.url(), ObjectOptions::default());
+        let error = read(&plain, &slab(), &request("o", 5), 8000).await.unwrap_err();
+        assert!(error.kind() == Kind::Unsupported && error.to_string().contains("aws-chunked"), "{error}");
+    });
 }
 
 #[test]

@@ -7,7 +7,6 @@
 mod conformance;
 #[allow(unused_imports, reason = "servers are shared, and this needs some of them")]
 mod fixture;
-#[allow(unused_imports, reason = "servers are shared, and this needs some of them")]
 mod servers;
 
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use farfeed::Kind;
 use farfeed::memory::Slab;
-use farfeed::store::{ObjectOptions, ObjectStore, ReadRequest, Store};
+use farfeed::store::{HttpOptions, ObjectOptions, ObjectStore, ReadRequest, Store};
 use fixture::{pattern, read, request, run};
 use servers::{Refusal, S3Server, Seen};
 
@@ -152,6 +151,25 @@ fn a_wrong_secret_is_an_error_of_its_kind_that_does_not_tell_it() {
         assert!(error.kind() == Kind::Auth && error.to_string().contains("does not know the access key"), "{error}");
     });
     without_secrets(format!("{store:?} {:?}", options(&server)));
+}
+
+#[test]
+fn a_bucket_may_be_part_of_the_servers_name() {
+    let (server, slab) = (S3Server::start(&KEYS), slab());
+    server.put("deep/o", &pattern(1, 100));
+    let loopback = [std::net::SocketAddr::from(([127, 0, 0, 1], 0))].to_vec();
+    let http = HttpOptions { resolve: vec![("bucket.s3.test".to_owned(), loopback)], ..HttpOptions::default() };
+    let endpoint = format!("http://s3.test:{}", server.address().port());
+    let store = open(options(&server).endpoint(endpoint).virtual_hosted(true).http(http));
+    run(async {
+        assert_eq!(store.head("deep/o").await.unwrap().size, 100);
+        assert_eq!(read(&store, &slab, &request("deep/o", 9), 91).await.unwrap().0, pattern(1, 100)[9..]);
+        assert_eq!(store.list("deep/").await.unwrap().len(), 1);
+    });
+    let host = format!("bucket.s3.test:{}", server.address().port());
+    let seen = server.seen();
+    assert!(seen.iter().all(|seen| seen.header("host") == Some(&host)), "{seen:?}");
+    assert_eq!((seen.len(), seen[0].target.as_str()), (3, "/deep/o"));
 }
 
 #[test]

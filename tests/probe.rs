@@ -117,7 +117,7 @@ fn bytes_are_a_hard_limit() {
 #[test]
 fn tls_has_a_price_of_its_own() {
     let server = server(Link::rtt(Duration::from_millis(2)).rate(100_000_000), Faults::none());
-    let front = terminator::Terminator::start(server.address());
+    let front = terminator::Terminator::start(&[server.address()]);
     let report = Loader::builder(format!("{}/{{a,b}}.tar", front.url()))
         .ca_bundle(front.ca_bundle())
         .probe(options(2.0, 4), &mut |_| {})

@@ -27,6 +27,8 @@ const IMPATIENT: RetryPolicy = RetryPolicy {
     idle: Duration::from_millis(300),
     pause_min: Duration::from_millis(2),
     pause_max: Duration::from_millis(50),
+    rate_min: 0,
+    hedge: farfeed::fetch::Hedge::off(),
 };
 
 #[test]

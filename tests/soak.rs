@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use farfeed::emulate::{Cut, Effect, Fault, Faults, Link, Server, Site};
-use farfeed::fetch::RetryPolicy;
+use farfeed::fetch::{Hedge, RetryPolicy};
 use farfeed::loader::LoaderBuilder;
 use farfeed::order::Shuffle;
 use farfeed::{ByteSize, Field, Loader, OnError};
@@ -29,6 +29,8 @@ const POLICY: RetryPolicy = RetryPolicy {
     idle: Duration::from_millis(500),
     pause_min: Duration::from_millis(2),
     pause_max: Duration::from_millis(200),
+    rate_min: 16 << 10,
+    hedge: Hedge::per_mille(20),
 };
 /// How long one kind of trouble lasts.
 const SPELL: Duration = Duration::from_millis(1500);

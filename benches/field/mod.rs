@@ -5,6 +5,7 @@
 
 pub(crate) mod chart;
 pub(crate) mod clients;
+pub(crate) mod machine;
 pub(crate) mod measure;
 pub(crate) mod options;
 pub(crate) mod process;

@@ -3,11 +3,10 @@
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
-use std::sync::Arc;
 
 use crc_fast::CrcAlgorithm::Crc64Nvme;
-use farfeed::fetch::RetryPolicy;
-use farfeed::loader::{index, index_location};
+use farfeed::Loader;
+use farfeed::loader::index_location;
 use serde::{Deserialize, Serialize};
 
 const SHARDS: u64 = 8;
@@ -68,7 +67,7 @@ impl Manifest {
             manifest.shards.push(Shard { key, bytes: whole.len() as u64, ranges });
         }
         let shards = folder.join(pattern()).to_str().unwrap().to_owned();
-        let found = index(std::slice::from_ref(&shards), RetryPolicy::default(), &(Arc::new(|_| {}) as _)).unwrap();
+        let found = Loader::builder(&shards).make_index().unwrap();
         fs::write(index_location(&shards), found.encode()).unwrap();
         fs::write(folder.join(MANIFEST), serde_json::to_vec(&manifest).unwrap()).unwrap();
         manifest

@@ -54,6 +54,8 @@ pub(crate) struct Sent {
     pub(crate) bytes: u64,
     pub(crate) requests: u64,
     pub(crate) connections: u64,
+    /// Requests that were slow on purpose.
+    pub(crate) struck: u64,
 }
 
 pub(crate) struct Far {
@@ -82,7 +84,7 @@ pub(crate) fn run(task: &Task) {
     println!("{}", server.address().port());
     answer(|| {
         let stats = server.stats();
-        let sent = Sent { bytes: stats.bytes, requests: stats.requests, connections: stats.connections };
-        serde_json::to_string(&sent).unwrap()
+        let (bytes, requests, connections, struck) = (stats.bytes, stats.requests, stats.connections, stats.faults);
+        serde_json::to_string(&Sent { bytes, requests, connections, struck }).unwrap()
     });
 }

@@ -8,10 +8,11 @@
 //! nothing between batches and goes as fast as the link allows; less consumes that share of its rate. *Tail*: the same readers and smaller
 //! batches, with and without one request in a hundred taking ten times as long.
 //!
-//! Readers take turns; medians of the rounds are printed. Clocks begin when the first batch is asked for, with connections open: ours were opened when the loader was built, the
-//! others' by a byte over each. What came before is *open*: memory, index, plan. The *ideal* is the model's own arithmetic: first byte, slow start over 32 connections, and bytes at
-//! the link's rate, without loss; with a compute step, the first batch and the steps. Every byte is checked, outside the processor time that is reported. One
-//! MB is 1e6 bytes. What misses its target is marked; that is a report, no failure.
+//! Readers take turns; medians of the rounds are printed. Clocks begin when the first batch is asked for, with connections open: ours
+//! were opened when the loader was built, the others' by a byte over each. What came before is *open*: memory, index, plan. The *ideal*
+//! is the model's own arithmetic: first byte, slow start over 32 connections, and bytes at the link's rate, without loss; with a
+//! compute step, the first batch and the steps. Every byte is checked, outside the processor time that is reported. One MB is 1e6 bytes.
+//! What misses its target is marked; that is a report, no failure.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot run fails")]
 
 #[allow(dead_code, reason = "the benchmark of receiving uses the rest of it")]
@@ -32,6 +33,7 @@ use serde::Serialize;
 use dataset::Manifest;
 use far::{Far, Sent, Way};
 use field::clients::{HYPER, OURS, REQWEST, STREAMED, WHOLE};
+use field::machine::Machine;
 use field::options::Options;
 use field::process;
 use reader::Pass;
@@ -53,7 +55,7 @@ fn main() {
     if let Some(task) = process::task(reader::ROLE) {
         return println!("{}", serde_json::to_string(&reader::run(&task)).unwrap());
     }
-    let wanted = Wanted::read();
+    let (wanted, machine) = (Wanted::read(), Machine::look());
     let folder = tempfile::tempdir().unwrap();
     let bytes = (wanted.rate_bytes_s as f64 * wanted.seconds) as u64;
     let manifest = Manifest::write(folder.path(), bytes);
@@ -77,9 +79,10 @@ fn main() {
             }
         }
     }
+    println!("\n{machine}");
     report::print(&wanted, &cells);
     if let Some(path) = &wanted.json {
-        std::fs::write(path, serde_json::to_string_pretty(&cells).unwrap()).unwrap();
+        std::fs::write(path, serde_json::to_string_pretty(&(&machine, &cells)).unwrap()).unwrap();
     }
     if let Some(path) = &wanted.svg {
         std::fs::write(path, report::picture(&wanted, &cells)).unwrap();
@@ -149,7 +152,7 @@ impl Wanted {
                     4.0
                 },
             ),
-            rounds: options.value("--rounds", if quick { 1 } else { 3 }).max(1),
+            rounds: options.value("--rounds", 1).max(1),
             json: options.path("--json"),
             svg: options.path("--svg"),
         };

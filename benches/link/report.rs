@@ -18,8 +18,10 @@ pub(crate) fn print(wanted: &Wanted, cells: &[Cell]) {
     for demand in demands(cells) {
         print_grid(wanted, cells, demand);
     }
-    print_details(cells);
-    print_ours(cells);
+    if grid(cells).next().is_some() {
+        print_details(cells);
+        print_ours(cells);
+    }
     print_tail(cells);
 }
 
@@ -163,7 +165,7 @@ fn print_tail(cells: &[Cell]) {
     }
     println!(
         "\n## One request in a hundred takes ten times as long, batches of {TAIL_BATCH}: from one batch to the next, ms\n\n\
-         | demand | RTT | reader | p50 | p99 | p99 with slow requests | ratio | extra bytes |\n|--:|--:|---|--:|--:|--:|--:|--:|"
+         | demand | RTT | reader | p50 | p99 | p99 with slow requests | ratio | slow of all requests | extra bytes |\n|--:|--:|---|--:|--:|--:|--:|--:|--:|"
     );
     for cell in slow {
         let point = Point { way: Way { slow: 0.0, ..cell.point.way }, ..cell.point };
@@ -173,7 +175,7 @@ fn print_tail(cells: &[Cell]) {
         let pairs = cell.runs.iter().zip(&without.runs);
         let ratio = median(pairs.map(|(with, without)| with.pass.latency_p99_s / without.pass.latency_p99_s));
         println!(
-            "| {:.0} % | {} ms | {} | {:.1} | {:.1} | {:.1} | {ratio:.2} {} | {} {} |",
+            "| {:.0} % | {} ms | {} | {:.1} | {:.1} | {:.1} | {ratio:.2} {} | {:.0} of {:.0} | {} {} |",
             100.0 * point.demand,
             point.way.rtt_ms,
             cell.reader,
@@ -181,11 +183,13 @@ fn print_tail(cells: &[Cell]) {
             1e3 * of(without, |run| run.pass.latency_p99_s),
             1e3 * of(cell, |run| run.pass.latency_p99_s),
             verdict(ratio <= TAIL_TARGET),
+            of(cell, |run| run.sent.struck as f64),
+            of(cell, |run| run.sent.requests as f64),
             extra(cell),
             verdict(of(cell, Run::extra_bytes) <= EXTRA_TARGET),
         );
     }
-    println!("| target | | | | | | ≤ {TAIL_TARGET} | ≤ {:.0} % |", 100.0 * EXTRA_TARGET);
+    println!("| target | | | | | | ≤ {TAIL_TARGET} | | ≤ {:.0} % |", 100.0 * EXTRA_TARGET);
 }
 
 pub(crate) fn picture(wanted: &Wanted, cells: &[Cell]) -> String {

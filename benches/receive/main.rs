@@ -33,6 +33,7 @@ use serde::Serialize;
 use contender::{Cost, names};
 use distance::Distance;
 use field::clients::{Origin, Scheme};
+use field::machine::Machine;
 use field::options::Options;
 use field::process;
 use servers::{Nginx, Site};
@@ -46,7 +47,7 @@ fn main() {
     if let Some(task) = process::task(CONTENDER) {
         return println!("{}", serde_json::to_string(&contender::run(&task)).unwrap());
     }
-    let wanted = Wanted::read();
+    let (wanted, machine) = (Wanted::read(), Machine::look());
     let nginx = Nginx::start();
     let most = wanted.settings.iter().map(|setting| setting.connections).max().unwrap();
     let digests = object::write(&nginx.root(), 2 * most, wanted.range_bytes);
@@ -56,9 +57,10 @@ fn main() {
             tables.push(compare(&wanted, setting, *scheme, &nginx, &digests));
         }
     }
+    println!("\n{machine}");
     report::print(&tables);
     if let Some(path) = &wanted.json {
-        std::fs::write(path, serde_json::to_string_pretty(&tables).unwrap()).unwrap();
+        std::fs::write(path, serde_json::to_string_pretty(&(&machine, &tables)).unwrap()).unwrap();
     }
     if let Some(path) = &wanted.svg {
         std::fs::write(path, report::picture(&tables)).unwrap();

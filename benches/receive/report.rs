@@ -31,6 +31,10 @@ pub(crate) fn print(tables: &[Table]) {
         for row in &table.rows {
             print_row(table, row, ceiling);
         }
+        if let Some(slowest) = starved(table) {
+            println!("\n**Not paced**: {slowest} had less than nine tenths of the rate, and not because of itself.");
+            println!("Where bytes wait for their reader, it wakes up less often: measure on a quieter machine.");
+        }
         if let Some(row) = table.rows.iter().find(|row| row.contender == OURS && table.scheme == Scheme::Http) {
             let copies = median(row.rounds.iter().map(|cost| cost.copies_per_byte));
             println!(
@@ -39,6 +43,15 @@ pub(crate) fn print(tables: &[Table]) {
             );
         }
     }
+}
+
+/// Who was kept waiting neither by the link nor by its own thread, if anybody.
+fn starved(table: &Table) -> Option<&'static str> {
+    let rate = table.setting.rate_mb_s? as f64 / 1e3;
+    let column = |row: &Row, of: fn(&Cost) -> f64| median(row.rounds.iter().map(of));
+    let busy = |row: &Row| column(row, |cost| cost.cpu_s_per_gb * cost.gb_per_s);
+    let starved = |row: &&Row| column(row, |cost| cost.gb_per_s) < 0.9 * rate && busy(row) < 0.9;
+    table.rows.iter().find(starved).map(|row| row.contender)
 }
 
 fn print_row(table: &Table, row: &Row, floor: Option<&Row>) {

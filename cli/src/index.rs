@@ -3,18 +3,18 @@
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 use farfeed::dataset::{BlockCut, Dataset, Index, Skipped, shown};
 use farfeed::fetch::RetryPolicy;
-use farfeed::loader::{OnIndexProgress, index, index_location};
-use farfeed::{Error, Kind, Result};
+use farfeed::loader::index_location;
+use farfeed::{Error, Kind, Loader, Result};
 use indicatif::{DecimalBytes, HumanCount};
 use serde::Serialize;
 
 use crate::output::{self, counted};
 use crate::progress::{self, Opening};
+use crate::reach::Reach;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -35,6 +35,8 @@ pub(crate) struct Args {
     /// Where to write the index; default: beside the shards, or the working directory if those are not files
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    reach: Reach,
     /// Print one line of JSON, and no bar
     #[arg(long)]
     json: bool,
@@ -48,12 +50,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let shown_by = bar.clone();
     let opening = Opening::new(args.json);
     let heard = opening.heard();
-    let on_progress: OnIndexProgress = Arc::new(move |so_far| {
+    let policy = RetryPolicy::default();
+    let builder = args.urls[1..].iter().fold(Loader::builder(&args.urls[0]), |builder, url| builder.and(url));
+    let builder = args.reach.apply(builder).retry(policy).on_index_progress(move |so_far| {
         heard();
         progress::show_index(&shown_by, &so_far);
     });
-    let policy = RetryPolicy::default();
-    let made = opening.watch(policy.patience, || index(&args.urls, policy, &on_progress));
+    let made = opening.watch(policy.patience, || builder.make_index());
     bar.finish_and_clear();
     let made = made?;
     let skipped = skipped(&made);

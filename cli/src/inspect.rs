@@ -15,6 +15,7 @@ use self::preview::{Preview, preview};
 use crate::options::parse_tokens;
 use crate::output::{self, counted};
 use crate::progress::Opening;
+use crate::reach::Reach;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -35,6 +36,8 @@ pub(crate) struct Args {
     /// Number of the first sample to show, in the dataset's own order
     #[arg(long, value_name = "ID", default_value_t = 0)]
     from: u64,
+    #[command(flatten)]
+    reach: Reach,
     /// Print one line of JSON, with all shards
     #[arg(long)]
     json: bool,
@@ -47,7 +50,7 @@ const PREVIEW_BYTES: u64 = 4096;
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let opening = Opening::new(args.json);
-    let mut builder = Loader::builder(&args.url).on_index_progress(opening.on_index());
+    let mut builder = args.reach.apply(Loader::builder(&args.url)).on_index_progress(opening.on_index());
     if let Some(tokens) = &args.tokens {
         builder = builder.tokens(parse_tokens(tokens)?);
     }

@@ -13,6 +13,7 @@ mod plan;
 mod probe;
 mod progress;
 mod rate;
+mod reach;
 mod serve;
 mod sheet;
 mod timeline;

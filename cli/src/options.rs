@@ -13,48 +13,7 @@ use farfeed::order::Shuffle;
 use farfeed::{ByteSize, Error, Field, Kind, Loader, OnError, Quarantine, Result, Tokens};
 
 use crate::progress::Opening;
-
-/// How stores are reached.
-#[derive(Args, Clone, Debug)]
-pub(crate) struct Access {
-    /// An option of the store, as in region=eu-west-1 or endpoint=https://minio.example:9000; may be repeated. Secrets are
-    /// better left to the environment: others see the command line
-    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_store_option, help_heading = "Store")]
-    pub(crate) store_option: Vec<(String, String)>,
-    /// Certificates of authorities to trust instead of the system's, in PEM
-    #[arg(long, value_name = "FILE", help_heading = "Store")]
-    pub(crate) ca_bundle: Option<PathBuf>,
-    /// Certificate to show to the server, in PEM, its chain behind it
-    #[arg(long, value_name = "FILE", requires = "client_key", help_heading = "Store")]
-    pub(crate) client_certificate: Option<PathBuf>,
-    /// Its key, in PEM
-    #[arg(long, value_name = "FILE", requires = "client_certificate", help_heading = "Store")]
-    pub(crate) client_key: Option<PathBuf>,
-}
-
-impl Access {
-    /// The same builder with all of this said.
-    pub(crate) fn applied(&self, mut builder: LoaderBuilder) -> LoaderBuilder {
-        for (name, value) in &self.store_option {
-            builder = builder.store_option(name, value);
-        }
-        if let Some(path) = &self.ca_bundle {
-            builder = builder.ca_bundle(path);
-        }
-        if let (Some(chain), Some(key)) = (&self.client_certificate, &self.client_key) {
-            builder = builder.client_certificate(chain, key);
-        }
-        builder
-    }
-}
-
-fn parse_store_option(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        // The text may be a secret, so it is not repeated.
-        _ => Err("write NAME=VALUE, as in region=eu-west-1".to_owned()),
-    }
-}
+use crate::reach::Reach;
 
 /// What to stream, and how.
 #[derive(Args, Clone, Debug)]
@@ -108,17 +67,20 @@ pub(crate) struct Stream {
     /// Page-locked host memory, as in 4GiB; default: a quarter of this machine's, at most 4 GiB
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     pub(crate) host_memory: Option<ByteSize>,
-    /// Most reads in flight; default: derived
+    /// Most reads in flight; default: 256, at the cold start 192
     #[arg(long, value_name = "N", help_heading = "Limits")]
     pub(crate) requests: Option<usize>,
-    /// Most bytes in flight, as in 64MiB; default: derived
+    /// Bytes in flight, as in 64MiB; default: it follows the link
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     pub(crate) in_flight: Option<ByteSize>,
+    /// Most bytes asked for per second, as in 100MB; default: no limit
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub(crate) max_rate: Option<ByteSize>,
     /// Give up when the store has sent nothing for this long
     #[arg(long, value_name = "SECONDS", default_value_t = 120, help_heading = "Limits")]
     pub(crate) patience: u32,
     #[command(flatten)]
-    pub(crate) access: Access,
+    pub(crate) reach: Reach,
 }
 
 impl Stream {
@@ -135,7 +97,9 @@ impl Stream {
 
     /// A builder with all of this said.
     pub(crate) fn builder(&self) -> Result<LoaderBuilder> {
-        let mut builder = Loader::builder(&self.url)
+        let mut builder = self
+            .reach
+            .apply(Loader::builder(&self.url))
             .batch_size(self.batch_size)
             .drop_last(self.drop_last)
             .rank(self.rank, self.world_size)
@@ -143,7 +107,6 @@ impl Stream {
             .verify(!self.no_verify)
             .on_error(self.on_error)
             .retry(RetryPolicy { patience: self.patience(), ..RetryPolicy::default() });
-        builder = self.access.applied(builder);
         if self.window > 0 {
             builder = builder.shuffle(Shuffle::window(self.window).seed(self.seed));
         }
@@ -170,6 +133,9 @@ impl Stream {
         }
         if let Some(size) = self.in_flight {
             builder = builder.in_flight(size);
+        }
+        if let Some(size) = self.max_rate {
+            builder = builder.max_rate(size);
         }
         Ok(builder)
     }

@@ -11,8 +11,8 @@ use farfeed::{ByteSize, Error, Kind, Loader, Result};
 use indicatif::{DecimalBytes, ProgressBar};
 use serde::Serialize;
 
-use crate::options::Access;
 use crate::rate::Rate;
+use crate::reach::Reach;
 use crate::{output, progress};
 
 #[derive(clap::Args)]
@@ -51,11 +51,11 @@ pub(crate) struct Args {
     /// Draw goodput against connections there
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
+    #[command(flatten)]
+    reach: Reach,
     /// Print one line of JSON, and no bar: seconds, bytes, bytes per second
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    access: Access,
 }
 
 /// What `--need` was given.
@@ -100,7 +100,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let options = args.options()?;
     let bar = progress::bar(args.json, "{bar:20} {msg}");
     let mut show = |so_far: ProbeProgress| show(&bar, &so_far, options.time);
-    let report = args.access.applied(Loader::builder(&args.url)).probe(options.clone(), &mut show);
+    let report = args.reach.apply(Loader::builder(&args.url)).probe(options.clone(), &mut show);
     bar.finish_and_clear();
     let report = report?;
     let verdict = need.map(|need| report.verdict(need));

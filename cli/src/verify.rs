@@ -14,6 +14,7 @@ use tempfile::NamedTempFile;
 use crate::index::new_file;
 use crate::output::{self, counted};
 use crate::progress::{self, Opening};
+use crate::reach::Reach;
 
 /// Bad fields that are printed; the file has all of them.
 const SHOWN_MAX: usize = 20;
@@ -41,6 +42,8 @@ pub(crate) struct Args {
     /// Give up when the store has sent nothing for this long
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     patience: u32,
+    #[command(flatten)]
+    reach: Reach,
     /// Print one line of JSON, and no bar
     #[arg(long)]
     json: bool,
@@ -50,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let began = Instant::now();
     let mut list = List::create(args.output.as_deref())?;
     let policy = RetryPolicy { patience: Duration::from_secs(u64::from(args.patience)), ..RetryPolicy::default() };
-    let mut builder = Loader::builder(&args.url).retry(policy);
+    let mut builder = args.reach.apply(Loader::builder(&args.url)).retry(policy);
     if let Some(index) = &args.index {
         builder = builder.index(index);
     }

@@ -28,6 +28,8 @@ mod server;
 mod site;
 mod station;
 mod stats;
+#[cfg(test)]
+pub(crate) mod wire;
 
 pub use congestion::Congestion;
 pub use fault::{Cut, Effect, Fault, Faults, Token};

@@ -12,7 +12,7 @@ use super::line::{Counts, Line};
 use super::link::Link;
 
 /// Names one connection; never used again.
-pub(super) type FlowId = u64;
+pub(crate) type FlowId = u64;
 
 /// What a request asks of the network.
 #[derive(Clone, Copy, Debug)]

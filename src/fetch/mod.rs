@@ -5,12 +5,14 @@
 //! in time, not in number, so that an outage of a minute is survived, second requests by a share of the bytes. *Fails* with the store's last error, saying for how long
 //! it was tried.
 
+mod control;
 mod race;
 mod reactor;
 mod retry;
 mod stream;
 mod tail;
 
+pub use control::{BYTES_MIN, Bounds, Controller, HeldBy, Learnt};
 pub use race::hedge_bytes;
 pub(crate) use reactor::for_reactor;
 pub use reactor::{Completion, Fetch, FetchRead, Observed, Source, VersionPin};

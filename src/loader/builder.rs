@@ -137,6 +137,7 @@ pub struct LoaderBuilder {
     pub(super) block_bytes: ByteSize,
     pub(super) requests: Option<usize>,
     pub(super) in_flight: Option<ByteSize>,
+    pub(super) max_rate: Option<ByteSize>,
     pub(super) policy: RetryPolicy,
     pub(super) verify: bool,
     pub(super) on_error: OnError,
@@ -173,6 +174,7 @@ impl LoaderBuilder {
             block_bytes: ByteSize::mib(4),
             requests: None,
             in_flight: None,
+            max_rate: None,
             policy: RetryPolicy::default(),
             verify: true,
             on_error: OnError::Fail,
@@ -314,15 +316,24 @@ impl LoaderBuilder {
         self
     }
 
-    /// Most reads in flight, each on a connection of its own. Default: what the plan derives; never more than 256.
+    /// Most reads in flight, each on a connection of its own: a hard cap. Default: 256, at the cold start 192. Fewer while the store
+    /// throttles.
     pub fn requests(mut self, requests: usize) -> Self {
         self.requests = Some(requests);
         self
     }
 
-    /// Most bytes in flight. Default: what the plan derives.
+    /// Bytes in flight: a fixed depth instead of one that follows the link. It grows to this from the first batch's bytes, by a quarter
+    /// with each batch that was waited for. Default: it follows the link, up to 256 reads and to what host memory has room for.
     pub fn in_flight(mut self, size: ByteSize) -> Self {
         self.in_flight = Some(size);
+        self
+    }
+
+    /// The most that is asked for per second, for the sake of others on the link. Bytes that are asked for again, after a failure or
+    /// by a hedge, are not counted. Default: no limit.
+    pub fn max_rate(mut self, per_second: ByteSize) -> Self {
+        self.max_rate = Some(per_second);
         self
     }
 

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::source::{Format, Object, Stores, shards};
+use super::LoaderBuilder;
+use super::source::{Format, Object, shards};
 use crate::dataset::{Index, Shard, ShardIndexer, index_url};
 use crate::error::{Error, Kind, Result};
 use crate::fetch::{RetryPolicy, heads, list, stream};
-use crate::store::TlsOptions;
 use crate::telemetry::Telemetry;
 
 /// How far an index is.
@@ -25,20 +25,23 @@ pub struct IndexProgress {
 }
 
 /// Called now and then while an index is made.
-pub type OnIndexProgress = Arc<dyn Fn(IndexProgress) + Send + Sync>;
+pub(super) type OnIndexProgress = Arc<dyn Fn(IndexProgress) + Send + Sync>;
 
-/// Reads every byte of the tar shards that `patterns` name, at link speed, and says what lies where, with a digest for each field.
-///
-/// # Errors
-/// `NotFound` for a shard that is not there; `Corrupt` for one that is not a whole tar archive, with the offset; `Unsupported` for
-/// shards that are not tar.
-pub fn index(patterns: &[String], policy: RetryPolicy, progress: &OnIndexProgress) -> Result<Index> {
-    let mut stores = Stores::new(16, TlsOptions::default());
-    let objects = shards(patterns, &mut stores, |prefix| listed_keys(prefix, policy))?;
-    index_objects(&objects, policy, &Arc::new(Telemetry::new(0)), progress)
+impl LoaderBuilder {
+    /// Reads every byte of the tar shards, at the speed of the link, and says what lies where, with a digest for each field. Of the
+    /// options, those of shards, stores, retries and progress count.
+    ///
+    /// # Errors
+    /// `NotFound` for a shard that is not there; `Corrupt` for one that is not a whole tar archive, with the offset; `Unsupported` for
+    /// shards that are not tar.
+    pub fn make_index(self) -> Result<Index> {
+        let mut stores = self.open_stores(16);
+        let objects = shards(&self.patterns, &mut stores, |prefix| listed_keys(prefix, self.policy))?;
+        index_objects(&objects, self.policy, &Arc::new(Telemetry::new(0)), &self.on_index)
+    }
 }
 
-/// Where the index of the dataset that `pattern` names lies, beside the shards: what [`index`] is saved as by the command.
+/// Where the index of the dataset that `pattern` names lies, beside the shards: what the command saves [`LoaderBuilder::make_index`] as.
 pub fn index_location(pattern: &str) -> String {
     index_url(pattern)
 }

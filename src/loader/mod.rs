@@ -35,7 +35,7 @@ use batch::Held;
 pub use batch::{Batch, Dense, Ragged};
 pub use builder::{ByteSize, LoaderBuilder, Tokens};
 pub use column::{Column, Field};
-pub use indexing::{IndexProgress, OnIndexProgress, index, index_location};
+pub use indexing::{IndexProgress, index_location};
 pub use peek::Peek;
 pub use quarantine::{OnError, Quarantine, Quarantined};
 pub use scan::Scanned;

@@ -30,11 +30,9 @@ const CONNECTIONS_MAX: usize = 256;
 /// The default share of a machine's memory, and its bound.
 const HOST_MEMORY_SHARE: u64 = 4;
 const HOST_MEMORY_MAX: ByteSize = ByteSize::gib(4);
-/// Bytes in flight in the steady state: four bandwidth-delay products of 8 Gbit/s at 15 ms, or of 4 Gbit/s at 30 ms, are 60 MB. It is
-/// reached slowly ([`Admission`](super::admission::Admission)).
+/// Bytes in flight of what does not follow the link.
 pub(super) const IN_FLIGHT_SEED: u64 = 64 << 20;
-/// Reads in flight to begin with: at the cold start, when they are small, this many share the link. Whole blocks fill the bytes
-/// in flight long before there are as many.
+/// Reads in flight at the cold start, when they are small: this many share the link.
 pub(super) const REQUESTS_SEED: usize = 192;
 /// What a .npy header fits in: NumPy writes less unless a type has thousands of fields.
 const NPY_HEAD_BYTES: u64 = 64 << 10;
@@ -60,7 +58,7 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     let pages = usize::try_from(host_memory.as_bytes() / page_bytes as u64).unwrap_or(usize::MAX).max(1);
     let largest = LargestBatch::of(&dataset, &columns, options.batch_size);
     let (order, budget) = order_that_fits(options, &dataset, &partition, &shape, &largest, pages)?;
-    let (limits, reasons) = limits(options, &appetite, &shape, &budget, pages);
+    let (limits, reasons) = limits(options, &appetite, &shape, &budget, pages)?;
     let (slots, slot_bytes) = slots(options, &columns, &largest)?;
     let slab = Slab::new(pages * page_bytes, page_bytes)?;
     let backend = options.device.backend();
@@ -151,6 +149,9 @@ fn plan(
         lanes: order.lanes(),
         host_memory: host_memory.as_bytes(),
         requests: limits.requests,
+        requests_max: limits.requests_max,
+        follows_link: limits.follows,
+        max_rate: limits.max_rate,
         requests_reason: requests_reason.into(),
         in_flight_bytes: limits.bytes,
         in_flight_reason: in_flight_reason.into(),
@@ -396,27 +397,38 @@ fn order_that_fits(
 }
 
 /// What may be in flight; and the reasons for both numbers, for the plan.
+///
+/// # Errors
+/// `Config` for a rate of nothing.
 fn limits(
     options: &LoaderBuilder,
     appetite: &Appetite,
     shape: &Shape,
     budget: &Budget,
     pages: usize,
-) -> (Limits, [&'static str; 2]) {
-    let (requests, requests_reason) = match options.requests {
-        Some(requests) => (requests, "as asked for"),
-        None if appetite.requests > REQUESTS_SEED => (appetite.requests, "what this store likes"),
-        None => (REQUESTS_SEED, "a fixed number"),
+) -> Result<(Limits, [&'static str; 2])> {
+    let max_rate = options.max_rate.map(ByteSize::as_bytes);
+    if max_rate == Some(0) {
+        return Err(Error::new(Kind::Config, "a max_rate of 0 bytes per second").advice("leave it out for no limit"));
+    }
+    let (requests, requests_max, requests_reason) = match options.requests {
+        Some(requests) => (requests, requests, "as asked for"),
+        None if appetite.requests > REQUESTS_SEED => (appetite.requests, CONNECTIONS_MAX, "what this store likes"),
+        None => (REQUESTS_SEED, CONNECTIONS_MAX, "a fixed number"),
     };
+    let [requests, requests_max] = [requests, requests_max].map(|requests| requests.clamp(1, CONNECTIONS_MAX));
+    // With the longest reads, as many as there may be connections.
+    let most = requests_max as u64 * shape.request_bytes;
     let spare = (pages - budget.pages().min(pages)) as u64 * shape.page_bytes as u64;
-    let bytes_by_memory = options.in_flight.is_none() && spare < IN_FLIGHT_SEED;
+    let follows = options.in_flight.is_none();
+    let bytes_by_memory = follows && spare < most;
     let (bytes, bytes_reason) = match options.in_flight {
         Some(bytes) => (bytes.as_bytes(), "as asked for"),
         None if bytes_by_memory => (spare.max(shape.request_bytes), "what host memory has room for"),
-        None => (IN_FLIGHT_SEED, "a fixed amount"),
+        None => (most, "the longest reads on all connections"),
     };
-    let limits = Limits { requests: requests.clamp(1, CONNECTIONS_MAX), bytes: bytes.max(1), bytes_by_memory };
-    (limits, [requests_reason, bytes_reason])
+    let limits = Limits { requests, requests_max, bytes: bytes.max(1), bytes_by_memory, follows, max_rate };
+    Ok((limits, [requests_reason, bytes_reason]))
 }
 
 /// How many slots, and how large: what the largest batch of each column can need.

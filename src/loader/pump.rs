@@ -5,18 +5,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, select};
 
-use super::admission::{Admission, Limits};
+use super::admission::{Admission, Held, Limits};
 use super::copier::Job;
 use super::quarantine::OnError;
 use crate::error::{Error, Kind, Result};
 use crate::fetch::{Completion, Fetch, FetchRead};
 use crate::memory::{CopyHold, Landed, Landing, Slab};
 use crate::schedule::{BatchPlan, Read, Schedule, Step};
-use crate::telemetry::{Counter, Stage, Telemetry};
+use crate::telemetry::{Counter, Depth, Stage, Telemetry};
 
 /// Batches that are listed ahead of the oldest one not yet passed on: metadata only.
 const BATCHES_LISTED_MAX: usize = 1024;
@@ -26,6 +27,8 @@ const PLAN_BYTES_MAX: usize = 32 << 20;
 const READS_LISTED_MAX: usize = 256;
 /// How often a pump that nothing happens to looks around.
 const QUIET: Duration = Duration::from_millis(500);
+/// And at the least, where a rate holds reads back.
+const TURN_MIN: Duration = Duration::from_millis(1);
 
 pub(super) struct Pump {
     pub(super) schedule: Schedule,
@@ -51,9 +54,15 @@ struct Board {
     /// Bytes of memory of the plans in `items`.
     plan_bytes: usize,
     on_error: OnError,
-    in_flight: HashMap<u64, Read>,
+    in_flight: HashMap<u64, UnderWay>,
     admission: Admission,
     exhausted: bool,
+}
+
+/// A read in flight, and its bytes that have landed.
+struct UnderWay {
+    read: Read,
+    progress: Arc<AtomicU64>,
 }
 
 struct Entry {
@@ -77,27 +86,17 @@ enum Item {
     EpochEnd(u64),
 }
 
-/// Why no further read was admitted.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Held {
-    /// All that is listed is in flight.
-    Nothing,
-    /// Enough is in flight.
-    Link,
-    /// No page is free, or those that are left are meant for the window.
-    Pages,
-}
-
 impl Pump {
     /// Until the schedule ends, a failure, or the stop.
     pub(super) fn run(mut self) {
         let mut board = Board::new(self.limits, self.on_error);
-        if let Err(error) = self.turn_until_done(&mut board) {
+        let mut watch = Watch::new(&self.telemetry);
+        if let Err(error) = self.turn_until_done(&mut board, &mut watch) {
             self.pass_on_last(Job::Failed(error));
         }
     }
 
-    fn turn_until_done(&mut self, board: &mut Board) -> Result<()> {
+    fn turn_until_done(&mut self, board: &mut Board, watch: &mut Watch) -> Result<()> {
         loop {
             while let Ok(completion) = self.completions.try_recv() {
                 board.land(completion);
@@ -105,7 +104,9 @@ impl Pump {
             self.list(board)?;
             self.pass_on(board)?;
             self.list(board)?;
-            let held = self.admit(board)?;
+            watch.refusals(board, &self.telemetry);
+            let held = self.admit(board, watch)?;
+            watch.depth(board, held, &self.telemetry);
             if board.exhausted && board.items.is_empty() {
                 return Ok(());
             }
@@ -117,11 +118,12 @@ impl Pump {
                     let gone = |_| Error::new(Kind::Io, "the reactors have stopped");
                     board.land(completion.map_err(gone)?);
                 }
-                default(QUIET) => {}
+                default(watch.patience(held)) => {}
             }
             let counter = match held {
                 Held::Nothing => continue,
-                Held::Link => Counter::LinkWaitNs,
+                Held::Bytes | Held::Requests | Held::FirstBatch => Counter::LinkWaitNs,
+                Held::Rate(_) => Counter::RateWaitNs,
                 Held::Pages => Counter::PageWaitNs,
             };
             self.telemetry.count(counter, waited.elapsed().as_nanos() as u64);
@@ -177,15 +179,17 @@ impl Pump {
     }
 
     /// Starts reads in the order of need while they fit.
-    fn admit(&mut self, board: &mut Board) -> Result<Held> {
+    fn admit(&mut self, board: &mut Board, watch: &Watch) -> Result<Held> {
+        let now = watch.now();
         while let Some(id) = board.listed.front().copied() {
             let Some(entry) = board.reads.get(&id) else {
                 board.listed.pop_front();
                 continue;
             };
             let read = entry.read;
-            if !board.admission.admits(&read) {
-                return Ok(if board.admission.lacks_memory(&read) { Held::Pages } else { Held::Link });
+            if let Some(held) = board.admission.holds(&read, now) {
+                let lacks_memory = held == Held::Bytes && board.admission.lacks_memory(&read, now);
+                return Ok(if lacks_memory { Held::Pages } else { held });
             }
             let Some(pages) = self.slab.take(read.pages) else {
                 // Pages that neither are free nor hold what has landed are on their way back: being copied, or with the kernel.
@@ -206,8 +210,8 @@ impl Pump {
                 return Err(board.too_small(&self.slab));
             };
             board.listed.pop_front();
-            board.start(read);
             let landing = Landing::new(pages, read.extent.len as usize);
+            board.start(read, landing.progress());
             self.fetch.submit(FetchRead { id, shard: read.extent.shard, start: read.extent.start, landing })?;
         }
         Ok(Held::Nothing)
@@ -217,6 +221,58 @@ impl Pump {
         select! {
             send(self.jobs, job) -> _ => {}
             recv(self.stop) -> _ => {}
+        }
+    }
+}
+
+/// The pump's clock, and what it has seen so far of what others count.
+struct Watch {
+    began: Instant,
+    throttled: u64,
+    timed_out: u64,
+}
+
+impl Watch {
+    fn new(telemetry: &Telemetry) -> Self {
+        let (throttled, timed_out) = (telemetry.counter(Counter::Throttled), telemetry.counter(Counter::TimedOut));
+        Watch { began: Instant::now(), throttled, timed_out }
+    }
+
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Refusals are heard of at once, not when the reads that met them have landed.
+    fn refusals(&mut self, board: &mut Board, telemetry: &Telemetry) {
+        let (throttled, timed_out) = (telemetry.counter(Counter::Throttled), telemetry.counter(Counter::TimedOut));
+        if (throttled, timed_out) != (self.throttled, self.timed_out) {
+            board.admission.refused(self.now(), throttled - self.throttled, timed_out - self.timed_out);
+            (self.throttled, self.timed_out) = (throttled, timed_out);
+        }
+    }
+
+    /// Lets the depth follow what the link does.
+    fn depth(&self, board: &mut Board, held: Held, telemetry: &Telemetry) {
+        let now = self.now();
+        board.admission.turned(now, held);
+        if now < board.admission.due() {
+            return;
+        }
+        board.admission.measure(now, board.partly_landed());
+        let learnt = board.admission.learnt();
+        telemetry.depth(Depth {
+            bytes: board.admission.bytes(),
+            requests: board.admission.requests(now) as u64,
+            goodput: learnt.goodput,
+            first_byte_s: learnt.first_byte.as_secs_f64(),
+        });
+    }
+
+    /// How long the pump may sleep if nothing happens.
+    fn patience(&self, held: Held) -> Duration {
+        match held {
+            Held::Rate(at) => at.saturating_sub(self.now()).clamp(TURN_MIN, QUIET),
+            _ => QUIET,
         }
     }
 }
@@ -243,8 +299,8 @@ impl Board {
         full && !self.items.is_empty()
     }
 
-    fn start(&mut self, read: Read) {
-        self.in_flight.insert(read.id, read);
+    fn start(&mut self, read: Read, progress: Arc<AtomicU64>) {
+        self.in_flight.insert(read.id, UnderWay { read, progress });
         self.admission.started(&read);
         if let Some(entry) = self.reads.get_mut(&read.id) {
             entry.state = ReadState::InFlight;
@@ -252,9 +308,9 @@ impl Board {
     }
 
     fn land(&mut self, completion: Completion) {
-        let Completion { id, result, .. } = completion;
-        if let Some(read) = self.in_flight.remove(&id) {
-            self.admission.ended(&read);
+        let Completion { id, result, observed } = completion;
+        if let Some(UnderWay { read, .. }) = self.in_flight.remove(&id) {
+            self.admission.ended(&read, &observed);
         }
         // Without an entry its epoch has ended: dropping the bytes frees their pages.
         if let Some(entry) = self.reads.get_mut(&id) {
@@ -279,6 +335,11 @@ impl Board {
             }
         }
         Ok(true)
+    }
+
+    /// Bytes of the reads in flight that have landed.
+    fn partly_landed(&self) -> u64 {
+        self.in_flight.values().map(|under_way| under_way.progress.load(Ordering::Relaxed)).sum()
     }
 
     fn resident_pages(&self) -> usize {
@@ -359,7 +420,8 @@ mod tests {
 
     #[test]
     fn what_is_listed_has_a_bound_in_bytes() {
-        let limits = Limits { requests: 1, bytes: 1, bytes_by_memory: false };
+        let limits =
+            Limits { requests: 1, requests_max: 1, bytes: 1, bytes_by_memory: false, follows: false, max_rate: None };
         let mut board = Board::new(limits, OnError::Fail);
         // 4,096 rows of eight fields.
         let cells = 8 * 4096;

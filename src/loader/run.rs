@@ -62,11 +62,12 @@ pub(super) struct Connected {
 impl Parts {
     /// Starts reactors and opens their connections.
     pub(super) fn connect(&self) -> Result<Connected> {
-        let in_flight_max = self.limits.requests;
+        let in_flight_max = self.limits.requests_max;
+        let warm = self.limits.requests;
         let (done, completions) = bounded(in_flight_max);
         let sources = self.sources.clone();
         let (policy, telemetry) = (self.policy, Arc::clone(&self.telemetry));
-        let fetch = Fetch::start(sources, policy, self.reactors, in_flight_max, in_flight_max, telemetry, done)?;
+        let fetch = Fetch::start(sources, policy, self.reactors, in_flight_max, warm, telemetry, done)?;
         Ok(Connected { fetch, completions })
     }
 

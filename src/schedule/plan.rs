@@ -32,6 +32,9 @@ pub struct Plan {
     pub hedge_bytes: u64,
     pub requests: usize,
     pub requests_reason: String,
+    pub requests_max: usize,
+    pub follows_link: bool,
+    pub max_rate: Option<u64>,
     pub in_flight_bytes: u64,
     pub in_flight_reason: String,
     pub connections_max: usize,
@@ -103,16 +106,31 @@ impl Plan {
     }
 
     fn in_flight_text(&self) -> String {
+        let reads = if self.requests_max > self.requests {
+            format!(
+                "{} at the cold start ({}), then {}",
+                count(self.requests as u64, "read"),
+                self.requests_reason,
+                self.requests_max
+            )
+        } else {
+            format!("{} ({})", count(self.requests as u64, "read"), self.requests_reason)
+        };
+        let depth = if self.follows_link {
+            "follows the link: more while it brings goodput, a few times goodput × shortest time to the first byte where a queue stands"
+        } else {
+            "grows to this bound by a quarter with each batch that is waited for, whatever the link does"
+        };
+        let rate =
+            self.max_rate.map_or(String::new(), |max| format!(". No more than {} is asked for", per_s(max as f64)));
         format!(
-            "up to {} ({}), over HTTP each on a connection of its own, opened ahead; up to {} ({}), which is 4 × rate × RTT for \
+            "up to {reads}, over HTTP each on a connection of its own, opened ahead; up to {} ({}), which is 4 × rate × RTT for \
              {} at 15 ms or {} at 30 ms. The first batch's reads have the link to themselves; then what is in flight \
-             grows with each batch that is waited for, from that one's bytes to this bound",
-            count(self.requests as u64, "read"),
-            self.requests_reason,
+             begins with that one's bytes, or 8 MiB, and {depth}{rate}",
             size(self.in_flight_bytes),
             self.in_flight_reason,
-            rate(self.covers_bytes_per_s(0.015)),
-            rate(self.covers_bytes_per_s(0.030)),
+            per_s(self.covers_bytes_per_s(0.015)),
+            per_s(self.covers_bytes_per_s(0.030)),
         )
     }
 
@@ -190,7 +208,7 @@ fn size(bytes: u64) -> String {
     }
 }
 
-fn rate(bytes_per_s: f64) -> String {
+fn per_s(bytes_per_s: f64) -> String {
     let mb = bytes_per_s / 1e6;
     if mb < 10.0 { format!("{mb:.1} MB/s") } else { format!("{mb:.0} MB/s") }
 }
@@ -232,8 +250,11 @@ mod tests {
             cold_request_bytes: 65_536,
             requests: 192,
             requests_reason: "a fixed number".into(),
+            requests_max: 256,
+            follows_link: true,
+            max_rate: None,
             in_flight_bytes: 64 << 20,
-            in_flight_reason: "a fixed amount".into(),
+            in_flight_reason: "what host memory has room for".into(),
             connections_max: 256,
             device: "host".into(),
             slots: 4,
@@ -250,8 +271,8 @@ mod tests {
         for part in [
             "3120 samples in 8 shards, 5 GiB",
             "49 batches of 64 samples per epoch",
-            "up to 192 reads (a fixed number)",
-            "up to 64 MiB (a fixed amount), which is 4 × rate × RTT for 1118 MB/s at 15 ms or 559 MB/s at 30 ms",
+            "up to 192 reads at the cold start (a fixed number), then 256, over HTTP",
+            "up to 64 MiB (what host memory has room for), which is 4 × rate × RTT for 1118 MB/s at 15 ms or 559 MB/s at 30 ms",
             "up to 1 MiB: what this store",
             "For the first batches up to 64 KiB",
             "2048 pages of 128 KiB, a page being about a sample = 256 MiB: 75 MiB for the window",
@@ -259,6 +280,19 @@ mod tests {
             "4 slots of 9.3 MiB, the largest batch: 2 ready",
         ] {
             assert!(flat.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn says_what_moves_the_depth() {
+        let flat = |plan: Plan| plan.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(flat(plan()).contains("or 8 MiB, and follows the link"));
+        let fixed = Plan { follows_link: false, requests_max: 192, max_rate: Some(50_000_000), ..plan() };
+        let text = flat(fixed);
+        for part in
+            ["up to 192 reads (a fixed number), over", "and grows to this bound", "No more than 50 MB/s is asked for"]
+        {
+            assert!(text.contains(part), "{part} is not in {text}");
         }
     }
 

@@ -6,5 +6,5 @@
 mod stats;
 mod trace;
 
-pub use stats::{Counter, Limit, Stage, StageStats, Stats, Telemetry};
+pub use stats::{Counter, Depth, Limit, Stage, StageStats, Stats, Telemetry};
 pub use trace::{Lane, Span, Trace};

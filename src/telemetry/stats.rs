@@ -56,9 +56,11 @@ pub enum Counter {
     Throttled,
     /// Requests given up because nothing came.
     TimedOut,
+    /// Nanoseconds in which reads waited because of the rate that was asked for.
+    RateWaitNs,
 }
 
-const COUNTERS: usize = Counter::TimedOut as usize + 1;
+const COUNTERS: usize = Counter::RateWaitNs as usize + 1;
 
 /// Counters shared by all threads of a loader.
 #[derive(Debug)]
@@ -69,6 +71,8 @@ pub struct Telemetry {
     first_batch_ns: AtomicU64,
     /// The shortest time to a first byte; `u64::MAX` before there was one.
     latency_ns: AtomicU64,
+    /// The fields of [`Depth`], floats by their bits.
+    depth: [AtomicU64; 4],
     /// Why the first read went through the fallback client.
     fallback: OnceLock<&'static str>,
     trace: Trace,
@@ -91,6 +95,7 @@ impl Telemetry {
             counters: Default::default(),
             first_batch_ns: AtomicU64::new(0),
             latency_ns: AtomicU64::new(u64::MAX),
+            depth: Default::default(),
             fallback: OnceLock::new(),
             trace: Trace::new(started, trace_spans),
         }
@@ -127,6 +132,14 @@ impl Telemetry {
     /// Notes how long a request's first byte took.
     pub fn first_byte(&self, took: Duration) {
         self.latency_ns.fetch_min(took.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Notes how much may be in flight now, and what that was made from.
+    pub fn depth(&self, depth: Depth) {
+        let Depth { bytes, requests, goodput, first_byte_s } = depth;
+        for (cell, value) in self.depth.iter().zip([bytes, requests, goodput.to_bits(), first_byte_s.to_bits()]) {
+            cell.store(value, Ordering::Relaxed);
+        }
     }
 
     /// Notes a read through the fallback client, and why.
@@ -177,6 +190,8 @@ impl Telemetry {
             fields_read_again: self.counter(Counter::FieldsReadAgain),
             page_wait_s: seconds(&self.counters[Counter::PageWaitNs as usize]),
             link_wait_s: seconds(&self.counters[Counter::LinkWaitNs as usize]),
+            rate_wait_s: seconds(&self.counters[Counter::RateWaitNs as usize]),
+            depth: Depth::from_cells(self.depth.each_ref().map(|cell| cell.load(Ordering::Relaxed))),
             copies_per_byte: self.counter(Counter::BytesCopiedByUserSpace) as f64 / bytes.max(1) as f64,
             fallback_reads: self.counter(Counter::FallbackReads),
             fallback_reason: self.fallback.get().copied(),
@@ -201,6 +216,26 @@ pub struct StageStats {
     pub wait_s: f64,
 }
 
+/// How much may be in flight at present, and what was found out about the link. All zero before the first read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Depth {
+    /// The most bytes in flight.
+    pub bytes: u64,
+    /// The most reads in flight.
+    pub requests: u64,
+    /// Bytes per second that the link delivered in the last stretch of time in which the depth was the limit; 0 before there was one,
+    /// and where the depth does not follow the link.
+    pub goodput: f64,
+    /// The shortest time from asking to the first byte, in seconds, but for one in ten; 0 as above.
+    pub first_byte_s: f64,
+}
+
+impl Depth {
+    fn from_cells([bytes, requests, goodput, first_byte_s]: [u64; 4]) -> Self {
+        Depth { bytes, requests, goodput: f64::from_bits(goodput), first_byte_s: f64::from_bits(first_byte_s) }
+    }
+}
+
 /// What bounded the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -209,6 +244,8 @@ pub enum Limit {
     Consumer,
     /// The link or the store: as much was in flight as was allowed, and the consumer waited.
     Link,
+    /// The rate that was asked for: reads waited for their turn while the consumer waited for batches.
+    MaxRate,
     /// Host memory: reads waited for pages while the consumer waited for batches.
     HostMemory,
     /// Copies to the device.
@@ -222,6 +259,7 @@ impl fmt::Display for Limit {
         f.write_str(match self {
             Limit::Consumer => "the consumer",
             Limit::Link => "the link",
+            Limit::MaxRate => "max_rate",
             Limit::HostMemory => "host memory",
             Limit::Copy => "the copy to the device",
             Limit::Decode => "decoding on the host",
@@ -279,6 +317,10 @@ pub struct Stats {
     pub page_wait_s: f64,
     /// Seconds in which a read was due and enough were in flight.
     pub link_wait_s: f64,
+    /// Seconds in which a read was due and the rate that was asked for did not allow it.
+    pub rate_wait_s: f64,
+    /// How much may be in flight, and why.
+    pub depth: Depth,
     /// Copies in user space per payload byte, the device's own copy apart.
     pub copies_per_byte: f64,
     /// Reads that a general client carried out, at the price of a copy of each byte.
@@ -306,6 +348,10 @@ impl Stats {
             Limit::Copy
         } else if self.decode.busy_s > 0.8 * busy {
             Limit::Decode
+        } else if self.rate_wait_s > self.page_wait_s.max(self.link_wait_s)
+            && self.rate_wait_s > 0.5 * self.consumer.wait_s
+        {
+            Limit::MaxRate
         } else if self.page_wait_s > self.link_wait_s
             && self.page_wait_s > 0.5 * self.consumer.wait_s
             && self.fetch.busy_s <= QUEUEING * self.latency_s * self.requests as f64
@@ -376,7 +422,20 @@ mod tests {
         assert_eq!(full.stats().limit, Limit::HostMemory);
         full.stage(Stage::Fetch, 0, Duration::from_millis(20), Duration::ZERO);
         assert_eq!(full.stats().limit, Limit::Link, "requests take more than four times their latency");
+        let polite = Telemetry::new(0);
+        polite.stage(Stage::Consumer, 0, one, one);
+        polite.count(Counter::RateWaitNs, one.as_nanos() as u64);
+        assert_eq!(polite.stats().limit, Limit::MaxRate);
         assert!((run(one, none, none).stall_share - 0.1).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_depth_is_told_as_it_was_noted() {
+        let telemetry = Telemetry::new(0);
+        assert_eq!(telemetry.stats().depth, Depth::default());
+        let depth = Depth { bytes: 16 << 20, requests: 200, goodput: 2.5e8, first_byte_s: 0.0151 };
+        telemetry.depth(depth);
+        assert_eq!(telemetry.stats().depth, depth);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! The emulated server far away, and what stands in front of it.
 
-use std::sync::LazyLock;
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use farfeed::emulate::{Cut, Effect, Fault, Faults, Link, Server, Site};
 use farfeed::fetch::{Hedge, RetryPolicy};
 use farfeed::loader::LoaderBuilder;
 use farfeed::order::Shuffle;
+use farfeed::store::{HttpOptions, HttpStore, ObjectOptions, ObjectStore, Store};
 use farfeed::telemetry::Stats;
 use farfeed::{ByteSize, Field, Loader};
 
@@ -55,8 +57,33 @@ impl Far {
     pub(crate) fn serving(front: Front, site: Site, faults: Faults) -> Self {
         let link = Link { rtt: Duration::from_millis(2), ..Link::default() };
         let server = Server::start(site, link, faults).unwrap();
-        let terminator = (front == Front::Https).then(|| Terminator::start(server.address()));
+        let terminator = (front == Front::Https).then(|| Terminator::start(&[server.address()]));
         Far { server, front, terminator }
+    }
+
+    /// The same at four addresses, which clients know by one name.
+    pub(crate) fn farm(front: Front) -> Self {
+        let link = Link { rtt: Duration::from_millis(2), ..Link::default() };
+        let addresses = [1, 2, 3, 4].map(|host| SocketAddr::from(([127, 0, 0, host], 0)));
+        let server = Server::bind_all(&addresses, Site::objects(DATASET.site()), link, Faults::none()).unwrap();
+        let terminator = (front == Front::Https).then(|| Terminator::start(&server.addresses()));
+        Far { server, front, terminator }
+    }
+
+    pub(crate) fn farm_options(&self) -> LoaderBuilder {
+        let addresses = self.terminator.as_ref().map_or_else(|| self.server.addresses(), Terminator::addresses);
+        let mut http = HttpOptions { resolve: vec![("farm.test".to_owned(), addresses)], ..HttpOptions::default() };
+        http.tls.ca_bundle = self.terminator.as_ref().map(Terminator::ca_bundle);
+        let (pattern, store): (_, Arc<dyn Store>) = match self.front {
+            Front::Http => ("http://farm.test/", HttpStore::open("http://farm.test/", http).unwrap()),
+            Front::Https => ("https://farm.test/", HttpStore::open("https://farm.test/", http).unwrap()),
+            Front::S3 => {
+                let options = ObjectOptions::default().http(http).endpoint("http://farm.test").region("eu-far-1");
+                let options = options.set("allow_http", "true").anonymous();
+                ("s3://", ObjectStore::open("s3://data", options).unwrap())
+            }
+        };
+        usual(Loader::builder(DATASET.pattern(pattern)).store(store))
     }
 
     pub(crate) fn options(&self) -> LoaderBuilder {
@@ -73,18 +100,22 @@ impl Far {
                 .store_option("secret_access_key", "a secret that nobody checks here"),
             _ => Loader::builder(DATASET.pattern(&format!("{}/", self.server.url()))),
         };
-        options
-            .field("jpg", Field::bytes())
-            .field("cls", Field::int())
-            .batch_size(16)
-            .block_size(ByteSize::bytes(200_000))
-            .shuffle(Shuffle::window(60).seed(4))
-            .host_memory(ByteSize::mib(16))
-            .requests(8)
-            .retry(PATIENT)
-            .patience(Duration::from_secs(30))
-            .epochs(1)
+        usual(options)
     }
+}
+
+fn usual(options: LoaderBuilder) -> LoaderBuilder {
+    options
+        .field("jpg", Field::bytes())
+        .field("cls", Field::int())
+        .batch_size(16)
+        .block_size(ByteSize::bytes(200_000))
+        .shuffle(Shuffle::window(60).seed(4))
+        .host_memory(ByteSize::mib(16))
+        .requests(8)
+        .retry(PATIENT)
+        .patience(Duration::from_secs(30))
+        .epochs(1)
 }
 
 /// Builds a loader, lets the trouble begin, and reads the epoch, every byte of it; gives what the loader counted. Afterwards nothing is left.
@@ -93,6 +124,11 @@ pub(crate) fn survives(front: Front, begin: impl FnOnce(&Server)) -> Stats {
     let far = Far::start(front);
     let loader = far.options().build().unwrap();
     begin(&far.server);
+    reads_all(before, far, loader)
+}
+
+/// The epoch is right to the byte, and nothing is left of loader and server.
+pub(crate) fn reads_all(before: Before, far: Far, loader: Loader) -> Stats {
     let mut seen = vec![false; DATASET.samples.len()];
     for batch in loader.epoch(0) {
         let batch = batch.unwrap();

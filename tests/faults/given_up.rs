@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use farfeed::emulate::{Cut, Effect, Fault, Faults, Server, Site};
 use farfeed::fetch::RetryPolicy;
-use farfeed::{ByteSize, Kind};
+use farfeed::{ByteSize, Kind, Loader};
 
 use crate::far::{AT_ONCE, DATASET, EVER, Far, Front, IMPATIENT, LATE, PATIENT, cut, on_shards};
 use crate::leftovers::Before;
@@ -111,11 +111,13 @@ pub(crate) fn an_outage_that_outlasts_patience_costs_no_batch(front: Front) {
 /// Answers that must not be believed: the first one is told, for to ask again would not make them right.
 pub(crate) fn wrong_answers_are_named(front: Front) {
     for (effect, kind, word) in [
-        (Effect::WrongContentRange, Kind::Corrupt, "wanted"),
+        (Effect::WrongContentRange, Kind::Corrupt, "expected"),
         (Effect::WrongETag, Kind::Corrupt, "changed"),
         (Effect::IgnoreRange, Kind::Unsupported, "Range"),
         (Effect::RedirectLoop, Kind::Unsupported, "redirect"),
         (Effect::Status { status: 403, retry_after: None }, Kind::Auth, "refused access"),
+        (Effect::Status { status: 401, retry_after: None }, Kind::Auth, "refused access"),
+        (Effect::expired_token(), Kind::Auth, "ExpiredToken"),
         (Effect::Status { status: 404, retry_after: None }, Kind::NotFound, "404"),
     ] {
         let before = Before::look();
@@ -157,4 +159,25 @@ pub(crate) fn trouble_while_the_index_is_read_or_made(front: Front) {
     drop((with_index, without, far, bare));
     before.check_after(&one, AT_ONCE);
     before.check_after(&two, AT_ONCE);
+}
+
+pub(crate) fn a_name_that_is_nowhere(front: Front) {
+    let before = Before::look();
+    let far = Far::start(front);
+    let options = match front {
+        Front::Http => Loader::builder(DATASET.pattern("http://farm.invalid/")),
+        Front::Https => Loader::builder(DATASET.pattern("https://farm.invalid/")),
+        Front::S3 => Loader::builder(DATASET.pattern("s3://"))
+            .store_option("endpoint", "http://farm.invalid")
+            .store_option("allow_http", "true")
+            .store_option("skip_signature", "true"),
+    };
+    let began = Instant::now();
+    let error = options.retry(IMPATIENT).build().unwrap_err();
+    assert!(error.kind() == Kind::Io && error.is_transient(), "{error}");
+    assert!(error.to_string().contains("farm.invalid"), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(10) + LATE, "{:?}", began.elapsed());
+    let slab = far.options().build().unwrap().slab().clone();
+    drop(far);
+    before.check_after(&slab, AT_ONCE);
 }

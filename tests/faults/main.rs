@@ -44,12 +44,14 @@ matrix! {
         a_stall_in_mid_body_is_cut_off_and_gone_on_from,
         a_slow_drip_is_slow_and_no_more,
         a_server_that_is_away_for_two_seconds,
+        half_of_the_servers_die,
     }
     given_up {
         what_does_not_end_is_given_up_in_time,
         a_consumer_out_of_patience_is_told_what_is_under_way,
         an_outage_that_outlasts_patience_costs_no_batch,
         wrong_answers_are_named,
+        a_name_that_is_nowhere,
         trouble_while_the_index_is_read_or_made,
     }
 }

@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use farfeed::ByteSize;
 use farfeed::emulate::{Cut, Effect, Faults};
 
-use crate::far::{DATASET, EVER, Front, cut, on_shards, survives};
+use crate::far::{AT_ONCE, DATASET, EVER, Far, Front, cut, on_shards, reads_all, survives};
+use crate::leftovers::Before;
 
 pub(crate) fn a_storm_of_503_that_ends(front: Front) {
     let storm = on_shards(Effect::unavailable()).times(30);
@@ -77,4 +79,27 @@ pub(crate) fn a_server_that_is_away_for_two_seconds(front: Front) {
     assert!(stats.retries > 0, "{stats}");
     let stats = survives(front, |server| server.silence_for(Duration::from_millis(1200)));
     assert!(stats.retries > 0, "{stats}");
+}
+
+pub(crate) fn half_of_the_servers_die(front: Front) {
+    let before = Before::look();
+    let far = Far::farm(front);
+    let loader = far.farm_options().in_flight(ByteSize::bytes(1)).build().unwrap();
+    let first = loader.epoch(0).next().unwrap().unwrap();
+    DATASET.check(&first);
+    let addresses = far.server.addresses();
+    addresses[..2].iter().for_each(|address| far.server.kill(*address).unwrap());
+    let batches = loader.epoch(0).map(|batch| DATASET.check(&batch.unwrap())).count();
+    assert_eq!((first.index(), batches), (0, 9));
+    let slab = loader.slab().clone();
+    drop((first, loader, far));
+    before.check_after(&slab, AT_ONCE);
+    drop(before);
+    // They are dead from the start for whoever comes now.
+    let before = Before::look();
+    let far = Far::farm(front);
+    let addresses = far.server.addresses();
+    addresses[..2].iter().for_each(|address| far.server.kill(*address).unwrap());
+    let loader = far.farm_options().build().unwrap();
+    reads_all(before, far, loader);
 }

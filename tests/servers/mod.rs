@@ -1,6 +1,7 @@
 //! Real servers that tests start for themselves, and certificates for them.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot start its server fails")]
+#![allow(unused_imports, reason = "each test binary uses a part of it")]
 
 #[cfg(feature = "cloud")]
 mod azurite;
@@ -16,4 +17,4 @@ pub(crate) use certificates::{Authority, Identity};
 pub(crate) use nginx::{Nginx, Site};
 pub(crate) use relay::{Passing, Relay};
 pub(crate) use s3::{Refusal, S3Server, Seen};
-pub(crate) use secured::{Asked, Secured, Stream, asked};
+pub(crate) use secured::{Secured, answer, asked, serve};

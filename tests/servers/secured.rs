@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustls::crypto::ring;
 use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use rustls::{RootCertStore, SupportedProtocolVersion};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -126,4 +126,27 @@ pub(crate) async fn asked(stream: &mut Stream) -> std::io::Result<Option<Asked>>
     let range = text.lines().find_map(|line| line.strip_prefix("Range: bytes=")).unwrap_or("0-0");
     let (first, last) = range.split_once('-').unwrap();
     Ok(Some(Asked { first: first.parse().unwrap(), last: last.parse().unwrap() }))
+}
+
+/// A response for what was asked of `object`: its header, and its body.
+pub(crate) fn answer(object: &[u8], asked: Asked) -> (String, &[u8]) {
+    let Asked { first, last } = asked;
+    let (body, size) = (&object[first..=last], object.len());
+    let header = format!(
+        "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {first}-{last}/{size}\r\nContent-Length: {}\r\n\
+         ETag: \"v\"\r\n\r\n",
+        body.len()
+    );
+    (header, body)
+}
+
+/// Answers every request for ranges of `object`.
+pub(crate) async fn serve(mut stream: Stream, object: Arc<[u8]>) -> std::io::Result<()> {
+    while let Some(range) = asked(&mut stream).await? {
+        let (header, body) = answer(&object, range);
+        stream.write_all(header.as_bytes()).await?;
+        stream.write_all(body).await?;
+        stream.flush().await?;
+    }
+    Ok(())
 }

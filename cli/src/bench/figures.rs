@@ -202,8 +202,9 @@ fn next_step(limit: Limit) -> &'static str {
     match limit {
         Limit::Consumer => "it hardly waited, as it should be",
         Limit::Link => {
-            "more in flight helps if the link has room (--requests, --in-flight), else nothing but a faster one"
+            "the depth follows the link: nothing but a faster or nearer one helps, or more --host-memory where the plan names it"
         }
+        Limit::MaxRate => "raise --max-rate, if others on the link can bear it",
         Limit::HostMemory => "raise --host-memory, or lower --window",
         Limit::Copy => "see the copy rates of `farfeed doctor`",
         Limit::Decode => "try --no-verify, or fewer fields",

@@ -4,12 +4,10 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
-use std::sync::Arc;
 
 use crc_fast::{CrcAlgorithm, Digest};
-use farfeed::fetch::RetryPolicy;
-use farfeed::loader::{index, index_location};
-use farfeed::{Batch, Error, Kind, Result};
+use farfeed::loader::index_location;
+use farfeed::{Batch, Error, Kind, Loader, Result};
 
 const SHARDS: u64 = 8;
 /// The mean size of an image; sizes lie within half of it to either side.
@@ -50,7 +48,7 @@ impl Corpus {
             corpus.write_shard(&path, size / SHARDS, &mut noise, &progress).map_err(failed)?;
         }
         let pattern = directory.join(&corpus.pattern).to_string_lossy().into_owned();
-        let found = index(std::slice::from_ref(&pattern), RetryPolicy::default(), &(Arc::new(|_| {}) as _))?;
+        let found = Loader::builder(&pattern).make_index()?;
         std::fs::write(index_location(&pattern), found.encode()).map_err(failed)?;
         Ok(corpus)
     }

@@ -263,7 +263,8 @@ impl Client {
         let stalled = || {
             Error::new(Kind::Stalled, format!("no connection to {} within {patience:?}", authority.name)).transient()
         };
-        match tokio::time::timeout(patience, Connection::open(authority, &self.resolver, &self.security, avoid)).await {
+        let opening = Connection::open(authority, &self.resolver, &self.security, avoid, patience);
+        match tokio::time::timeout(patience, opening).await {
             Ok(Ok(opened)) => Ok(opened),
             Ok(Err(cause)) if cause.kind() == io::ErrorKind::TimedOut => Err(stalled()),
             Ok(Err(cause)) => Err(named(cause, format!("connecting to {}", authority.name), |context| {

@@ -10,8 +10,9 @@ use super::dial::dial;
 use super::resolver::Resolver;
 use super::response::{HEADER_BYTES_MAX, Head, Malformed, header_end, is_interim, parse};
 use super::security::{Introduction, Security};
-use super::transport::{Handshakes, Transport};
+use super::transport::{Greeting, Plain, Transport};
 use super::url::{Authority, Target};
+use crate::error::Error;
 use crate::memory::Landing;
 use crate::store::ConnectCost;
 
@@ -70,22 +71,41 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Connects to one of the addresses of `authority`, one to `avoid` only if no other answers; says what that cost. The caller has the
-    /// deadline.
+    /// deadline, `patience`.
     pub(super) async fn open(
         authority: &Arc<Authority>,
         resolver: &Resolver,
         security: &Arc<Security>,
         avoid: &[SocketAddr],
+        patience: Duration,
     ) -> io::Result<(Self, ConnectCost)> {
         let began = Instant::now();
         let addresses = resolver.addresses(authority).await?;
         let resolve = began.elapsed();
-        let addresses = resolver.in_turn(&addresses, avoid);
-        let connect = |address| Transport::connect(address, authority, security);
-        let ((transport, handshakes), address) = dial(&addresses, resolver, connect).await?;
-        let Handshakes { connect, secure } = handshakes;
-        let cost = ConnectCost { address, resolve, connect, secure };
-        Ok((Connection::over(transport, Arc::clone(authority), address), cost))
+        let mut addresses = resolver.in_turn(&addresses, avoid);
+        loop {
+            // What can fail without the server, fails before it is bothered.
+            let greeting = Greeting::prepare(authority, security)?;
+            let (plain, address, connect) = dial(&addresses, resolver, Plain::connect).await?;
+            let began = Instant::now();
+            // One address whose server does not go on leaves time for another.
+            let share = if addresses.len() > 1 { patience / 3 } else { patience };
+            let failure = match tokio::time::timeout(share, Transport::over(plain, greeting, security)).await {
+                Ok(Ok(transport)) => {
+                    let secure = transport.is_secure().then(|| began.elapsed());
+                    let cost = ConnectCost { address, resolve, connect, secure };
+                    return Ok((Connection::over(transport, Arc::clone(authority), address), cost));
+                }
+                Ok(Err(error)) if is_final(&error) => return Err(error),
+                Ok(Err(error)) => error,
+                Err(_) => io::ErrorKind::TimedOut.into(),
+            };
+            resolver.failed(address);
+            addresses.retain(|other| *other != address);
+            if addresses.is_empty() {
+                return Err(failure);
+            }
+        }
     }
 
     fn over(transport: Transport, authority: Arc<Authority>, address: SocketAddr) -> Self {
@@ -267,6 +287,12 @@ impl Connection {
         self.scratch.truncate(here + received.as_ref().map_or(0, |count| *count));
         if received? == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
+}
+
+/// Whether the host's other addresses would say the same: they have one certificate, and ask for one.
+fn is_final(error: &io::Error) -> bool {
+    let known = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    known.is_some_and(|error| !error.is_transient())
 }
 
 impl fmt::Debug for Connection {

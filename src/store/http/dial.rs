@@ -9,7 +9,6 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::resolver::Resolver;
-use crate::error::Error;
 
 /// How long an address has to itself before the next one is tried beside it, at least and at most: the former is what RFC 8305
 /// recommends, and on long links it is this many times what connecting took last.
@@ -26,8 +25,8 @@ struct Try<F> {
     connecting: Pin<Box<F>>,
 }
 
-/// Opens a connection to one of `addresses`, the first of them first; gives it and its address. Tells
-/// `resolver` which ones answered and which did not. The caller has the deadline.
+/// Opens a connection to one of `addresses`, the first of them first; gives it, its address, and what
+/// connecting to that took. Tells `resolver` which ones answered and which did not. The caller has the deadline.
 ///
 /// # Errors
 /// That of the last address, once all have failed.
@@ -35,7 +34,7 @@ pub(super) async fn dial<T, F: Future<Output = io::Result<T>>>(
     addresses: &[SocketAddr],
     resolver: &Resolver,
     connect: impl Fn(SocketAddr) -> F,
-) -> io::Result<(T, SocketAddr)> {
+) -> io::Result<(T, SocketAddr, Duration)> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     let mut waiting = addresses.iter().copied().take(TRIES_MAX);
     let mut tries: Vec<Try<F>> = Vec::new();
@@ -52,9 +51,8 @@ pub(super) async fn dial<T, F: Future<Output = io::Result<T>>>(
         match tokio::time::timeout(patience, first_of(&mut tries)).await {
             Ok((address, took, Ok(connection))) => {
                 resolver.answered(address, took);
-                return Ok((connection, address));
+                return Ok((connection, address, took));
             }
-            Ok((_, _, Err(error))) if is_final(&error) => return Err(error),
             Ok((address, _, Err(error))) => {
                 resolver.failed(address);
                 failure = error;
@@ -84,12 +82,6 @@ async fn first_of<T, F: Future<Output = io::Result<T>>>(
     .await
 }
 
-/// Whether the host's other addresses would say the same: they have one certificate, and ask for one.
-fn is_final(error: &io::Error) -> bool {
-    let known = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-    known.is_some_and(|error| !error.is_transient())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,7 +109,7 @@ mod tests {
             });
             let outcome = tokio::time::timeout(Duration::from_secs(2), dialling).await;
             let outcome = outcome.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-            (outcome.map(|((), address)| address), began.elapsed())
+            (outcome.map(|((), address, _)| address), began.elapsed())
         })
     }
 

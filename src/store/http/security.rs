@@ -31,11 +31,11 @@ pub struct ClientCertificate {
 
 /// Whether servers have asked who we are, and been answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "https"), expect(dead_code, reason = "nobody asks without https"))]
 pub(super) enum Introduction {
     Unasked,
     /// There is no certificate to show.
     Refused,
-    #[cfg_attr(not(feature = "https"), expect(dead_code, reason = "nobody asks without https"))]
     Given,
 }
 

@@ -48,6 +48,9 @@ impl Connector {
             .pool_idle_timeout(self.http.idle_age)
             // Proxies are named by the options; the environment's would be used for these requests and not for the bytes.
             .no_proxy();
+        for (name, addresses) in &self.http.resolve {
+            builder = builder.resolve_to_addrs(name, addresses);
+        }
         if let Some(headers) = options.get_default_headers() {
             builder = builder.default_headers(headers.clone());
         }

@@ -44,6 +44,9 @@ fn unanswered(what: impl fmt::Display, error: &object_store::Error) -> Error {
             let refused = Refused { status: 301, ..Refused::default() };
             Error::new(Kind::Unsupported, format!("{what}: redirected to nowhere")).source(refused)
         }
+        // It will be the same next time.
+        _ if cause.contains("invalid peer certificate") => Error::new(Kind::Auth, format!("{what}: {cause}"))
+            .advice("trust the server's authority with `ca_bundle`, or check the endpoint's name"),
         _ => Error::new(Kind::Io, format!("{what}: {cause}")).transient(),
     }
 }

@@ -7,15 +7,13 @@ mod refusal;
 mod tls;
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use self::plain::Plain;
+pub(super) use self::plain::Plain;
 #[cfg(feature = "https")]
 pub(super) use self::tls::Buffers;
 #[cfg(feature = "https")]
-use self::tls::Tls;
+use self::tls::{Session, Tls, session};
 use super::security::{Introduction, Security};
 use super::url::{Authority, Scheme};
 use crate::memory::Landing;
@@ -28,40 +26,48 @@ pub(super) enum Transport {
     Tls(Box<Tls>),
 }
 
-/// What it took to connect.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Handshakes {
-    pub(super) connect: Duration,
-    pub(super) secure: Option<Duration>,
+/// What to begin a connection with.
+pub(super) enum Greeting {
+    Plain,
+    #[cfg(feature = "https")]
+    Tls(Box<Session>),
 }
 
-impl Transport {
-    /// Connects to the server of `authority` at `address`; the caller has the deadline.
+impl Greeting {
+    /// That for the server of `authority`.
     ///
     /// # Errors
     /// One that wraps an [`crate::Error`] says that trying elsewhere or again is of no use, or what to do.
-    pub(super) async fn connect(
-        address: SocketAddr,
-        authority: &Authority,
-        security: &Arc<Security>,
-    ) -> io::Result<(Self, Handshakes)> {
+    pub(super) fn prepare(authority: &Authority, security: &Security) -> io::Result<Self> {
         match authority.scheme {
-            Scheme::Http => {
-                let began = Instant::now();
-                let plain = Plain::connect(address).await?;
-                Ok((Transport::Plain(plain), Handshakes { connect: began.elapsed(), secure: None }))
-            }
+            Scheme::Http => Ok(Greeting::Plain),
             #[cfg(feature = "https")]
-            Scheme::Https => {
-                let (tls, handshakes) = Tls::connect(address, authority, security).await?;
-                Ok((Transport::Tls(Box::new(tls)), handshakes))
-            }
+            Scheme::Https => Ok(Greeting::Tls(Box::new(session(authority, security)?))),
             #[cfg(not(feature = "https"))]
             Scheme::Https => match security.prepare() {
                 Err(error) => Err(io::Error::other(error)),
                 Ok(()) => Err(io::ErrorKind::Unsupported.into()),
             },
         }
+    }
+}
+
+impl Transport {
+    /// Goes on from a TCP connection: shakes hands where there is TLS. The caller has the deadline.
+    ///
+    /// # Errors
+    /// As [`Greeting::prepare`].
+    pub(super) async fn over(plain: Plain, greeting: Greeting, security: &Arc<Security>) -> io::Result<Self> {
+        match greeting {
+            Greeting::Plain => Ok(Transport::Plain(plain)),
+            #[cfg(feature = "https")]
+            Greeting::Tls(session) => Ok(Transport::Tls(Box::new(Tls::open(plain, *session, security).await?))),
+        }
+    }
+
+    /// Whether there is TLS.
+    pub(super) fn is_secure(&self) -> bool {
+        !matches!(self, Transport::Plain(_))
     }
 
     /// Sends all of `bytes`.

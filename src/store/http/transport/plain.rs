@@ -34,7 +34,7 @@ pub(in crate::store::http) struct Plain {
 
 impl Plain {
     /// Connects; the caller has the deadline.
-    pub(super) async fn connect(address: SocketAddr) -> io::Result<Self> {
+    pub(in crate::store::http) async fn connect(address: SocketAddr) -> io::Result<Self> {
         let socket = TcpStream::connect(address).await?;
         // A request is one small segment: Nagle would hold back the second of two.
         // The receive buffer's size is never set: that would turn the kernel's autotuning off.
@@ -55,6 +55,7 @@ impl Plain {
     }
 
     /// Sends what the kernel takes at once; gives how much that was.
+    #[cfg(feature = "https")]
     pub(super) fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
         self.socket.try_write(bytes)
     }

@@ -56,6 +56,10 @@ fn what_to_do(problem: &CertificateError) -> &'static str {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "use a host name that it lists, or give the server a certificate for this one"
         }
+        // Which it is has no name in rustls; this is what `openssl req -x509` makes.
+        CertificateError::Other(_) => {
+            "the server needs another one; if it signed this one itself, that must not say that it is an authority (CA:FALSE)"
+        }
         _ => "the server needs another one",
     }
 }

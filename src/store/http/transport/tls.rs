@@ -6,10 +6,8 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
@@ -17,7 +15,6 @@ use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError, UnbufferedStatus, WriteTraffic,
 };
 
-use super::Handshakes;
 use super::plain::Plain;
 use super::refusal::{Stage, refusal};
 use crate::error::{Error, Kind};
@@ -26,7 +23,8 @@ use crate::store::http::security::{Introduction, Security};
 use crate::store::http::trust::Trust;
 use crate::store::http::url::Authority;
 
-/// Ciphertext received by one system call: enough to spread its cost over many records, little enough to stay in a core's cache.
+/// Ciphertext received by one system call: enough to spread its cost over many records, little enough to stay in a core's cache
+/// (64 KiB cost a quarter more, 512 KiB the same: `docs/design/0006`).
 /// Also more than a handshake message may have, 64 KiB, and all that may come with it.
 const BUFFER_BYTES: usize = 256 << 10;
 
@@ -51,10 +49,13 @@ const IDLE_READS_MAX: usize = 8;
 /// Messages of its own that a session has to send at a time, at most.
 const MESSAGES_MAX: usize = 16;
 
+/// What both sides have agreed on, and how far they are with that.
+pub(super) type Session = UnbufferedClientConnection;
+
 /// One TLS connection.
 pub(in crate::store::http) struct Tls {
     plain: Plain,
-    session: UnbufferedClientConnection,
+    session: Session,
     security: Arc<Security>,
     /// A record that has not arrived whole, or a handshake message of several.
     incoming: Vec<u8>,
@@ -79,17 +80,8 @@ enum Rest {
 }
 
 impl Tls {
-    /// Connects and shakes hands; the caller has the deadline.
-    pub(super) async fn connect(
-        address: SocketAddr,
-        authority: &Authority,
-        security: &Arc<Security>,
-    ) -> io::Result<(Self, Handshakes)> {
-        // What can fail without the server, fails before it is bothered.
-        let session = session(authority, security)?;
-        let began = Instant::now();
-        let plain = Plain::connect(address).await?;
-        let connect = began.elapsed();
+    /// Shakes hands; the caller has the deadline.
+    pub(super) async fn open(plain: Plain, session: Session, security: &Arc<Security>) -> io::Result<Self> {
         let mut tls = Tls {
             plain,
             session,
@@ -101,7 +93,7 @@ impl Tls {
             closed: false,
         };
         tls.shake_hands().await?;
-        Ok((tls, Handshakes { connect, secure: Some(began.elapsed() - connect) }))
+        Ok(tls)
     }
 
     /// Sends all of `bytes`.
@@ -316,7 +308,8 @@ impl fmt::Debug for Tls {
     }
 }
 
-fn session(authority: &Authority, security: &Security) -> io::Result<UnbufferedClientConnection> {
+/// A session for a new connection to the server of `authority`.
+pub(super) fn session(authority: &Authority, security: &Security) -> io::Result<Session> {
     let trust = security.trust().map_err(io::Error::other)?;
     let name = ServerName::try_from(authority.host.clone()).map_err(|error| {
         let what = format!("{} cannot be the name of an https server", authority.host);
@@ -329,7 +322,7 @@ fn session(authority: &Authority, security: &Security) -> io::Result<UnbufferedC
 /// Takes in the whole records that `incoming` starts with, handing out their content, and encrypts `content` once the session is open.
 /// Gives how many bytes have been used up, and what the session waits for. What it has to send is in `outgoing` then.
 fn process(
-    session: &mut UnbufferedClientConnection,
+    session: &mut Session,
     incoming: &mut [u8],
     outgoing: &mut Vec<u8>,
     content: &[u8],
