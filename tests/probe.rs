@@ -151,9 +151,10 @@ fn what_cannot_be_probed_is_refused() {
     assert_eq!(fails(url.clone(), options(2.0, 0)).kind(), Kind::Config);
     assert_eq!(fails(url, ProbeOptions { request_sizes: vec![], ..options(2.0, 4) }).kind(), Kind::Config);
     assert_eq!(fails(format!("{}/none.tar", server.url()), options(2.0, 4)).kind(), Kind::NotFound);
-    let address = server.address();
+    let (address, url) = (server.address(), format!("{}/a.tar", server.url()));
     drop(server);
     let began = Instant::now();
+    assert_eq!(fails(url, options(1.0, 4)).kind(), Kind::Io);
     let gone = probe_target(&format!("http://{address}/"), "a.tar", options(2.0, 4));
     assert_eq!(gone.kind(), Kind::Io);
     assert!(began.elapsed() < Duration::from_secs(10));

@@ -107,7 +107,6 @@ impl Stream {
             .verify(!self.no_verify)
             .on_error(self.on_error)
             .retry(RetryPolicy { patience: self.patience(), ..RetryPolicy::default() });
-        builder = self.reach.apply(builder);
         if self.window > 0 {
             builder = builder.shuffle(Shuffle::window(self.window).seed(self.seed));
         }

@@ -17,7 +17,7 @@ use crate::{output, progress};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-Opens fresh connections, times first bytes, then reads with 1, 2, 4, … connections
+Opens fresh connections, times first bytes, then reads with 1, 2, 4, ... of them
 and several sizes of request until goodput has stopped rising, and holds what
 was best. Ranges are scattered over the objects, so that caches do not flatter.
 Stores that charge for reading charge for the bytes read: --bytes bounds them.

@@ -7,7 +7,7 @@ use super::indexing::listed_keys;
 use super::opened::{IN_FLIGHT_SEED, REQUESTS_SEED};
 use super::source::shards;
 use crate::error::Result;
-use crate::fetch::heads;
+use crate::fetch::{RetryPolicy, heads};
 use crate::probe::{InFlight, ProbeOptions, ProbeProgress, ProbeReport, Target, probe};
 
 /// Of more objects than this, as many are looked at: each costs a round trip.
@@ -20,11 +20,13 @@ impl LoaderBuilder {
     /// # Errors
     /// `NotFound` for shards, and those of [`probe`].
     pub fn probe(self, mut options: ProbeOptions, on_progress: &mut dyn FnMut(ProbeProgress)) -> Result<ProbeReport> {
+        // Nobody waits for a store that is down for longer than the probe would have taken.
+        let policy = RetryPolicy { patience: self.policy.patience.min(options.time), ..self.policy };
         let mut stores = self.open_stores(options.connections_max);
-        let objects = shards(&self.patterns, &mut stores, |prefix| listed_keys(prefix, self.policy))?;
+        let objects = shards(&self.patterns, &mut stores, |prefix| listed_keys(prefix, policy))?;
         let apart = objects.len().div_ceil(OBJECTS_MAX).max(1);
         let sources: Vec<_> = objects.iter().step_by(apart).map(|object| object.source(None)).collect();
-        let metas = heads(&sources, self.policy)?;
+        let metas = heads(&sources, policy)?;
         let targets: Vec<Target> = sources
             .iter()
             .zip(metas)

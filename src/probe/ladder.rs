@@ -9,6 +9,8 @@ use super::report::Ended;
 pub(super) const WORTH: f64 = 1.05;
 /// After so many doublings that brought nothing, a size is done.
 const FLAT_MAX: u32 = 2;
+/// Less than this share of the best so far, and a point is measured again.
+const FALLEN: f64 = 0.9;
 /// A point whose requests would take longer than this to go round is left out: it is far beyond the knee, and cannot be ended quickly.
 const ROUND_S: f64 = 1.0;
 
@@ -64,6 +66,11 @@ impl Ladder {
             rung.best = rung.best.max(goodput);
             self.turn += 1;
         }
+    }
+
+    /// Whether the point that [`Ladder::next`] gave brought less than fewer connections did: a hiccup, if measuring it again brings more.
+    pub(super) fn has_fallen(&self, goodput: f64) -> bool {
+        self.rungs.get(self.turn).is_some_and(|rung| goodput < FALLEN * rung.best)
     }
 
     /// The most points that may still come.
@@ -214,6 +221,16 @@ mod tests {
             ladder.note(1e6 * connections as f64, connections >= 4);
         }
         assert_eq!((most, ladder.ended()), (8, Ended::Flat));
+    }
+
+    #[test]
+    fn only_what_brings_less_than_before_has_fallen() {
+        let mut ladder = Ladder::new(&SIZES[..1], 8, 1 << 30);
+        ladder.next();
+        assert!(!ladder.has_fallen(0.0), "nothing was before");
+        ladder.note(100.0, false);
+        ladder.next();
+        assert!(ladder.has_fallen(80.0) && !ladder.has_fallen(95.0));
     }
 
     #[test]

@@ -62,8 +62,11 @@ impl fmt::Display for ProbeReport {
 impl ProbeReport {
     /// `8 connections of 1 MiB`; requests where there are no connections.
     pub(super) fn at(&self, connections: usize, request_bytes: usize) -> String {
-        let noun = if self.connect.is_some() { "connection" } else { "request" };
-        format!("{} of {}", counted(connections, noun), size(request_bytes as u64))
+        format!("{} of {}", counted(connections, self.noun()), size(request_bytes as u64))
+    }
+
+    pub(super) fn noun(&self) -> &'static str {
+        if self.connect.is_some() { "connection" } else { "request" }
     }
 
     /// Goodput by size of request and connections.

@@ -110,7 +110,7 @@ impl ProbeReport {
                     Ended::Flat | Ended::Connections => "as many as the probe was allowed",
                 };
                 let each = mb_s(best.goodput_bytes_s / best.connections as f64);
-                let count = counted(best.connections, "connection");
+                let count = counted(best.connections, self.noun());
                 format!("Goodput still rose at {count}, {what}, by about {each} MB/s for each")
             }
             Limit::Throttling => {
@@ -134,7 +134,7 @@ impl ProbeReport {
             Limit::Connections => {
                 let each = self.best.goodput_bytes_s / self.best.connections as f64;
                 let wanted = (1.1 * need / each.max(1.0)).ceil();
-                format!("about {} connections, if it goes on like this; a larger probe would tell", figure(wanted))
+                format!("about {} {}s, if it goes on like this; a larger probe would tell", figure(wanted), self.noun())
             }
             Limit::Throttling => {
                 "a higher limit from whoever runs the store, or objects spread over more prefixes or hosts".to_owned()
