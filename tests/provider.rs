@@ -4,7 +4,6 @@
 
 #[allow(unused_imports, reason = "the servers are shared, and this needs none of them")]
 mod fixture;
-#[allow(unused_imports, reason = "the servers are shared, and this needs one of them")]
 mod servers;
 
 use std::sync::{Arc, Mutex};
