@@ -420,14 +420,8 @@ mod tests {
 
     #[test]
     fn what_is_listed_has_a_bound_in_bytes() {
-        let limits = Limits {
-            requests: 1,
-            requests_max: 1,
-            bytes: 1,
-            bytes_by_memory: false,
-            follows: false,
-            max_rate: None,
-        };
+        let limits =
+            Limits { requests: 1, requests_max: 1, bytes: 1, bytes_by_memory: false, follows: false, max_rate: None };
         let mut board = Board::new(limits, OnError::Fail);
         // 4,096 rows of eight fields.
         let cells = 8 * 4096;
