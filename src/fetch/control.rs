@@ -461,7 +461,7 @@ impl Latency {
         {
             self.first_byte = middle;
             let sorted = &window.first_bytes;
-            self.first_byte_high = sorted[sorted.len() * 4 / 5];
+            self.first_byte_high = sorted[sorted.len() * 2 / 3];
             // The largest of the negatives is the shortest. One in ten may be shorter: a first byte that came too early to be true.
             self.shortest.note(now, -sorted[sorted.len() / 10]);
         }

@@ -2,15 +2,19 @@ use std::time::Duration;
 
 use super::simulation::{Depth, World};
 use super::{BYTES_MIN, Bounds, Controller, HeldBy};
-use crate::emulate::Link;
+use crate::emulate::{Congestion, Link};
 
 /// Where a fixed depth is compared from, to when.
 const FROM: Duration = Duration::from_secs(8);
 const TO: Duration = Duration::from_secs(25);
 /// The controller reaches at least this part of the best fixed depth's goodput.
 const OF_BEST: f64 = 0.95;
-/// At 50 MB/s, 100 ms and 0.1 % loss it takes longer to find that many more connections help.
-const OF_BEST_FAR_AND_LOSSY: f64 = 0.92;
+/// At 50 MB/s, 100 ms and 0.1 % loss it takes longer to find that many more connections help. What it reaches is a matter of luck.
+const OF_BEST_FAR_AND_LOSSY: f64 = 0.9;
+/// The same where the server's system uses Reno.
+const OF_BEST_FAR_AND_LOSSY_RENO: f64 = 0.85;
+/// And at 1.25 GB/s and 100 ms, where Reno would do better with half of what the link seems to want.
+const OF_BEST_FAR_AND_FAST_RENO: f64 = 0.78;
 /// What the loader did without a controller.
 const SEED: u64 = 64 << 20;
 
@@ -18,12 +22,17 @@ fn seconds(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
 }
 
-/// A point of the grid. The cap of 90 MB/s per connection is a window of that much per round trip.
+/// A point of the grid; a cap is 90 MB/s for each connection.
 fn link(rtt_ms: f64, rate: u64, cap: bool, loss: f64, server_ms: u64) -> Link {
-    let rtt = seconds(rtt_ms / 1e3);
-    let window_bytes = if cap { (90e6 * rtt.as_secs_f64()).max(2920.0) as usize } else { 4 << 20 };
-    let server_time = Duration::from_millis(server_ms);
-    Link { rtt, rate_bytes_s: Some(rate), window_bytes, loss, server_time, seed: 7, ..Link::default() }
+    Link {
+        rtt: seconds(rtt_ms / 1e3),
+        rate_bytes_s: Some(rate),
+        connection_rate: cap.then_some(90_000_000),
+        loss,
+        server_time: Duration::from_millis(server_ms),
+        seed: 7,
+        ..Link::default()
+    }
 }
 
 fn plain(rtt_ms: f64, rate: u64) -> Link {
@@ -59,6 +68,7 @@ fn comes_close_to_the_best_fixed_depth() {
         (link(100.0, 50_000_000, false, 0.0, 20), &[16, 64]),
         (link(100.0, 250_000_000, false, 1e-4, 0), &[64, 256]),
         (link(100.0, 1_250_000_000, false, 1e-4, 20), &[64, 256]),
+        (Link { congestion: Congestion::Reno, ..link(30.0, 250_000_000, false, 1e-3, 0) }, &[64, 256]),
     ];
     for (link, depths) in points {
         let (best, at) = best_fixed(&link, depths);
@@ -68,40 +78,61 @@ fn comes_close_to_the_best_fixed_depth() {
 }
 
 #[test]
-#[ignore = "the full grid, some minutes: the table of docs/design/0006"]
+#[ignore = "the full grid, minutes: the table of docs/design/0009"]
 fn comes_close_to_the_best_fixed_depth_everywhere() {
     println!(
-        "| RTT ms | MB/s | capped | loss | server ms | best fixed | at MiB | seed 64 MiB | controlled | of best | depth MiB | first 3 s: seed | controlled |"
+        "| far end | RTT ms | MB/s | capped | loss | server ms | best fixed, at MiB | 64 MiB seed | controlled | of best | at MiB | first 3 s: seed | controlled |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|");
     let mut missed = Vec::new();
-    for rtt in [0.2, 15.0, 30.0, 100.0] {
-        for rate in [50_000_000, 250_000_000, 1_250_000_000] {
-            for (cap, loss, server) in caps_losses_servers() {
-                let link = link(rtt, rate, cap, loss, server);
-                let (best, at) = best_fixed(&link, &[2, 4, 8, 16, 32, 64, 128, 256]);
-                let (seed, found) = (run(&link, Depth::Seed(SEED)), run(&link, Depth::controlled()));
-                let of_rate = |goodput: f64| goodput / rate as f64;
-                let early = |world: &World| of_rate(world.clients[0].goodput(Duration::ZERO, seconds(3.0)));
-                let reached = steady(&found) / best;
-                println!(
-                    "| {rtt} | {} | {cap} | {loss} | {server} | {:.3} | {at} | {:.3} | {:.3} | {reached:.3} | {} | {:.3} | {:.3} |",
-                    rate / 1_000_000,
-                    of_rate(best),
-                    of_rate(steady(&seed)),
-                    of_rate(steady(&found)),
-                    found.clients[0].depth_bytes() >> 20,
-                    early(&seed),
-                    early(&found)
-                );
-                let far_and_lossy = rtt > 99.0 && rate == 50_000_000 && loss > 9e-4;
-                if reached < if far_and_lossy { OF_BEST_FAR_AND_LOSSY } else { OF_BEST } {
-                    missed.push(link);
+    for congestion in [Congestion::Cubic, Congestion::Reno] {
+        for rtt in [0.2, 15.0, 30.0, 100.0] {
+            for rate in [50_000_000, 250_000_000, 1_250_000_000] {
+                for (cap, loss, server) in caps_losses_servers() {
+                    let link = Link { congestion, ..link(rtt, rate, cap, loss, server) };
+                    if compare(&link) < least(&link) {
+                        missed.push(link);
+                    }
                 }
             }
         }
     }
     assert!(missed.is_empty(), "{missed:?}");
+}
+
+/// Prints a row of the table; gives the share of the best fixed depth's goodput.
+fn compare(link: &Link) -> f64 {
+    let (best, at) = best_fixed(link, &[2, 4, 8, 16, 32, 64, 128, 256]);
+    let (seed, found) = (run(link, Depth::Seed(SEED)), run(link, Depth::controlled()));
+    let rate = link.rate_bytes_s.unwrap() as f64;
+    let early = |world: &World| world.clients[0].goodput(Duration::ZERO, seconds(3.0)) / rate;
+    let reached = steady(&found) / best;
+    println!(
+        "| {:?} | {} | {} | {} | {} | {} | {:.3}, {at} | {:.3} | {:.3} | {reached:.3} | {} | {:.3} | {:.3} |",
+        link.congestion,
+        link.rtt.as_secs_f64() * 1e3,
+        rate / 1e6,
+        if link.connection_rate.is_some() { "yes" } else { "no" },
+        link.loss,
+        link.server_time.as_millis(),
+        best / rate,
+        steady(&seed) / rate,
+        steady(&found) / rate,
+        found.clients[0].depth_bytes() >> 20,
+        early(&seed),
+        early(&found)
+    );
+    reached
+}
+
+/// What it reaches at least of the best fixed depth.
+fn least(link: &Link) -> f64 {
+    let (far, reno) = (link.rtt > seconds(0.09), link.congestion == Congestion::Reno);
+    match link.rate_bytes_s {
+        Some(50_000_000) if far && link.loss > 5e-4 && reno => OF_BEST_FAR_AND_LOSSY_RENO,
+        Some(50_000_000) if far && link.loss > 5e-4 => OF_BEST_FAR_AND_LOSSY,
+        Some(1_250_000_000) if far && reno => OF_BEST_FAR_AND_FAST_RENO,
+        _ => OF_BEST,
+    }
 }
 
 fn caps_losses_servers() -> Vec<(bool, f64, u64)> {
@@ -180,7 +211,7 @@ fn one_that_comes_later_leaves_the_first_its_part() {
         world.run(seconds(60.0));
         for client in &world.clients {
             let share = client.goodput(seconds(30.0), seconds(60.0)) / rate as f64;
-            assert!((0.3..=0.7).contains(&share), "{share:.3} of {rate} B/s at {rtt} ms");
+            assert!((0.33..=0.67).contains(&share), "{share:.3} of {rate} B/s at {rtt} ms");
         }
     }
 }
