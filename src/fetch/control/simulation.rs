@@ -18,6 +18,7 @@ const SLOWER_MAX: f64 = 4.0;
 const BATCH: u64 = 6_400_000;
 
 /// How a client chooses its depth.
+#[expect(clippy::large_enum_variant, reason = "a few of them in a test")]
 pub(super) enum Depth {
     /// The same bytes and requests from start to end.
     Fixed(u64, usize),
