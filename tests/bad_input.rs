@@ -142,7 +142,7 @@ fn shards_and_fields_that_are_missing_are_named() {
     fails(over(store.clone(), "memory:elsewhere/"), Kind::NotFound, &["memory:elsewhere/"]);
     fails(over(store.clone(), "memory:data/train.ffindex"), Kind::Unsupported, &["unknown format"]);
     fails(over(store.clone(), &DATASET.pattern("memory:")).index("memory:none"), Kind::NotFound, &["memory:none"]);
-    fails(over(store.clone(), "s3://bucket/x.tar"), Kind::Unsupported, &["s3://"]);
+    fails(over(store.clone(), "ftp://host/x.tar"), Kind::Unsupported, &["ftp://"]);
     let png = over(store, &DATASET.pattern("memory:")).field("png", Field::bytes());
     fails(png, Kind::NotFound, &["'png'", "jpg, cls"]);
     let holes = one("x.tar", tar_of(&[("a.jpg", b"1"), ("a.cls", b"1"), ("b.jpg", b"2"), ("c.jpg", b"2")]));

@@ -80,7 +80,7 @@ fn names_are_relative_to_what_shards_share() {
 #[test]
 fn selects_by_last_components() {
     let index = Index::new(vec![shard("x/0.tar", &["a"]), shard("y/0.tar", &["b"]), shard("1.tar", &["c"])]);
-    let wanted = ["gs://other/1.tar?sig", "gs://other/y/0.tar", "gs://other/1.tar", "/mnt/x/0.tar"];
+    let wanted = ["http://other/1.tar?sig", "gs://other/y/0.tar", "gs://other/1.tar", "/mnt/x/0.tar"];
     let selected = index.clone().select(&wanted).unwrap();
     assert_eq!(urls(&selected), wanted);
     let keys: Vec<_> = selected.shards.iter().map(|shard| shard.key(0).unwrap()).collect();
