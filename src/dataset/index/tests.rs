@@ -85,11 +85,11 @@ fn selects_by_last_components() {
     assert_eq!(urls(&selected), wanted);
     let keys: Vec<_> = selected.shards.iter().map(|shard| shard.key(0).unwrap()).collect();
     assert_eq!(keys, ["c", "b", "c", "a"]);
-    let error = index.clone().select(&["gs://other/2.tar?secret"]).unwrap_err();
+    let error = index.clone().select(&["https://other/2.tar?secret"]).unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound);
     assert_eq!(
         error.to_string(),
-        "not found: shard gs://other/2.tar is not in the index (run `farfeed index` on the shards again)"
+        "not found: shard https://other/2.tar is not in the index (run `farfeed index` on the shards again)"
     );
     assert_eq!(index.select(&["gs://other/0.tar"]).unwrap_err().kind(), Kind::Config);
 }
