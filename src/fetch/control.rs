@@ -306,8 +306,8 @@ impl Controller {
         let taking_effect = self.trial.is_some_and(|trial| trial.windows == 0);
         let Latency { first_byte, took, .. } = self.latency;
         let seconds = match (self.starting, taking_effect) {
-            (true, true) if self.is_quick(self.wanted(self.goodput)) => 2.0 * first_byte,
-            (true, false) if self.is_quick(self.wanted(self.goodput)) => 3.0 * first_byte,
+            (true, true) if self.is_quick(self.wanted(self.goodput)) => first_byte,
+            (true, false) if self.is_quick(self.wanted(self.goodput)) => 2.0 * first_byte,
             (true, _) | (_, true) => took.max(3.0 * first_byte),
             (false, false) => 2.0 * took.max(3.0 * first_byte),
         };

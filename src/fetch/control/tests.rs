@@ -10,9 +10,9 @@ const TO: Duration = Duration::from_secs(25);
 /// The controller reaches at least this part of the best fixed depth's goodput.
 const OF_BEST: f64 = 0.95;
 /// At 50 MB/s, 100 ms and 0.1 % loss it takes longer to find that many more connections help. What it reaches is a matter of luck.
-const OF_BEST_FAR_AND_LOSSY: f64 = 0.9;
+const OF_BEST_FAR_AND_LOSSY: f64 = 0.83;
 /// The same where the server's system uses Reno.
-const OF_BEST_FAR_AND_LOSSY_RENO: f64 = 0.85;
+const OF_BEST_FAR_AND_LOSSY_RENO: f64 = 0.83;
 /// And at 1.25 GB/s and 100 ms, where Reno would do better with half of what the link seems to want.
 const OF_BEST_FAR_AND_FAST_RENO: f64 = 0.78;
 /// What the loader did without a controller.
