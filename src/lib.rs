@@ -53,7 +53,7 @@
 //! | [`order`] | which sample comes when: shuffle, lanes, ranks, resume state |
 //! | [`schedule`] | which bytes, in what order, against what budget; the plan |
 //! | [`store`] | a byte range of an object lands in pages: files, HTTP, HTTPS, memory, your own |
-//! | [`fetch`] | reads in flight, deadlines, retries |
+//! | [`fetch`] | reads in flight: how many, deadlines, retries |
 //! | [`memory`] | one slab of pinned pages, whose state is their type |
 //! | [`device`] | slots where batches are assembled: host memory or CUDA |
 //! | [`telemetry`] | where time and bytes went, and what the limit was |

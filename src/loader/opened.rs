@@ -26,14 +26,14 @@ use crate::store::Appetite;
 use crate::telemetry::Telemetry;
 
 /// Never more connections than this, whatever is asked for.
-const CONNECTIONS_MAX: usize = 256;
+pub(super) const CONNECTIONS_MAX: usize = 256;
 /// The default share of a machine's memory, and its bound.
 const HOST_MEMORY_SHARE: u64 = 4;
 const HOST_MEMORY_MAX: ByteSize = ByteSize::gib(4);
-/// Bytes in flight of what does not follow the link.
-pub(super) const IN_FLIGHT_SEED: u64 = 64 << 20;
+/// The most bytes that depth follows the link to over HTTP: requests of 1 MiB on all connections.
+pub(super) const IN_FLIGHT_MAX: u64 = (CONNECTIONS_MAX as u64) << 20;
 /// Reads in flight at the cold start, when they are small: this many share the link.
-pub(super) const REQUESTS_SEED: usize = 192;
+const REQUESTS_SEED: usize = 192;
 /// What a .npy header fits in: NumPy writes less unless a type has thousands of fields.
 const NPY_HEAD_BYTES: u64 = 64 << 10;
 /// Reads of the cold start: what a fresh connection brings in two flights, 10 + 20 packets of 1,460 bytes.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::LoaderBuilder;
 use super::indexing::listed_keys;
-use super::opened::{IN_FLIGHT_SEED, REQUESTS_SEED};
+use super::opened::{CONNECTIONS_MAX, IN_FLIGHT_MAX};
 use super::source::shards;
 use crate::error::Result;
 use crate::fetch::{RetryPolicy, heads};
@@ -36,10 +36,9 @@ impl LoaderBuilder {
                 size: meta.size,
             })
             .collect();
-        let likes = targets.iter().map(|target| target.store.appetite().requests).max().unwrap_or(0);
         options.defaults = InFlight {
-            requests: self.requests.unwrap_or(likes.max(REQUESTS_SEED)),
-            bytes: self.in_flight.map_or(IN_FLIGHT_SEED, |size| size.as_bytes()),
+            requests: self.requests.unwrap_or(CONNECTIONS_MAX),
+            bytes: self.in_flight.map_or(IN_FLIGHT_MAX, |size| size.as_bytes()),
         };
         probe(&targets, &options, on_progress)
     }

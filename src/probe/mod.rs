@@ -59,7 +59,7 @@ pub struct ProbeOptions {
     pub request_sizes: Vec<usize>,
     /// Memory for what is in flight, in bytes. Points of the grid that would need more are left out.
     pub memory_bytes: usize,
-    /// What a loader has in flight unless told otherwise, to be compared with.
+    /// What a loader has in flight at the most unless told otherwise, to be compared with.
     pub defaults: InFlight,
 }
 
@@ -71,7 +71,7 @@ impl Default for ProbeOptions {
             connections_max: 64,
             request_sizes: vec![256 << 10, 1 << 20, 4 << 20, 8 << 20],
             memory_bytes: 256 << 20,
-            defaults: InFlight { requests: 192, bytes: 64 << 20 },
+            defaults: InFlight { requests: 256, bytes: 256 << 20 },
         }
     }
 }
