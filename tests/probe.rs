@@ -73,7 +73,7 @@ fn a_link_with_capped_connections_has_its_knee_where_they_fill_it() {
     let yes = report.verdict(Need { bytes_s: 5e6, sample_bytes: Some(50e3) });
     assert_eq!(yes.answer, Answer::Yes);
     assert!(
-        yes.text.contains("samples/s") && yes.text.contains("defaults (192 requests, 64 MiB in flight) suffice"),
+        yes.text.contains("samples/s") && yes.text.contains("defaults (256 requests, 256 MiB in flight) suffice"),
         "{yes}"
     );
     serde_json::to_string(&report).unwrap();
