@@ -35,8 +35,8 @@ const RECENT_LATE_MAX: u32 = 8;
 const LATE_SHARE: usize = 16;
 
 /// A second request goes out in so many parts at the most, each at least so long: what is idle when it is sent are cold connections, and what a
-/// whole read takes over one of them is round trips.
-const PARTS_MAX: usize = 8;
+/// whole read takes over one of them is round trips. More of them at once fill the link's queue, and cost the others more than they gain.
+const PARTS_MAX: usize = 4;
 const PART_BYTES_MIN: u64 = 64 << 10;
 
 /// Requests in flight, second ones included: a connection each.
@@ -388,5 +388,7 @@ fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX / 16)
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;
