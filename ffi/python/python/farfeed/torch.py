@@ -1,0 +1,126 @@
+"""Batches as torch tensors, without a copy.
+
+`Dataset` is a real `torch.utils.data.IterableDataset`, and can be iterated as it is: it yields whole batches, each a dictionary of column
+names to tensors. It works under `DataLoader(dataset, batch_size=None)` and torchdata's `StatefulDataLoader` too, with `num_workers=0`:
+reading is done by the loader's own threads, and worker processes would only copy what is in place already.
+
+Lifetime: a tensor shares the memory of its batch's slot, and holds it. The slot goes back when the last tensor of the batch dies, so what
+is to be kept for longer than a step is to be cloned. On a GPU a tensor belongs to the stream that was current when it was made: work on
+other streams is ordered as with any tensor, `current_stream().wait_stream(other)` before the last reference goes. See docs/python.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+import farfeed
+
+__all__ = ["Dataset", "Ragged", "tensors"]
+
+#: How a ragged column is given: `(values, offsets)`, a list of one tensor for each row, or a nested tensor.
+Layout = Literal["pair", "list", "nested"]
+
+
+class Ragged(NamedTuple):
+    """A column whose rows differ in length: row i is `values[offsets[i]:offsets[i + 1]]`.
+
+    Both tensors lie on the batch's device; `offsets` is int64 and has one element more than there are rows.
+    """
+
+    values: torch.Tensor
+    offsets: torch.Tensor
+
+    def rows(self) -> list[torch.Tensor]:
+        """One tensor for each row, each a view of `values`. Where `offsets` lies on a GPU, it is fetched first, which waits for the batch."""
+        bounds = self.offsets.tolist()
+        return [self.values[begin:end] for begin, end in zip(bounds, bounds[1:])]
+
+    def nested(self) -> torch.Tensor:
+        """A nested tensor of jagged layout, without a copy: shape `[rows, *]`."""
+        return torch.nested.nested_tensor_from_jagged(self.values, offsets=self.offsets)
+
+
+def tensors(batch: farfeed.Batch, *, ragged: Layout = "pair") -> dict[str, Any]:
+    """The columns of `batch` by name, sharing its memory.
+
+    Dense columns become tensors `[B, ...]`, and so do integers and floats; ragged ones follow `ragged`: "pair" gives `Ragged`, "list" a list
+    of B tensors, "nested" a nested tensor. What has no tensor, such as JSON, stays what it is: a list of B values.
+    """
+    return {name: _convert(column, ragged) for name, column in batch.items()}
+
+
+def _convert(column: Any, ragged: Layout) -> Any:
+    if isinstance(column, farfeed.Ragged):
+        if ragged == "list" and column.values.device == "cpu":
+            return [torch.from_dlpack(row) for row in column]
+        pair = Ragged(torch.from_dlpack(column.values), torch.from_dlpack(column.offsets))
+        if ragged == "pair":
+            return pair
+        return pair.rows() if ragged == "list" else pair.nested()
+    return torch.from_dlpack(column) if hasattr(column, "__dlpack__") else column
+
+
+class Dataset(IterableDataset[Mapping[str, Any]]):
+    """A loader's batches as tensors: one epoch each time it is iterated, the next one the next time.
+
+    `loader` is a `farfeed.Loader`; or urls, with its options by keyword. `ragged` says how columns of varying length are given, see
+    `tensors`. Under a `DataLoader` pass `batch_size=None`, since batches are made already, and leave `num_workers` at 0.
+
+    `state_dict()` counts the batches that were yielded, and is the same on every rank: it fits torchdata's `StatefulDataLoader` and
+    `torch.distributed.checkpoint`.
+
+    Raises `ValueError` for an unknown `ragged`, and whatever `farfeed.Loader` raises.
+    """
+
+    def __init__(self, loader: farfeed.Loader | Any, *, ragged: Layout = "pair", **options: Any) -> None:
+        if ragged not in ("pair", "list", "nested"):
+            raise ValueError(f'ragged is "pair", "list" or "nested", not {ragged!r}')
+        if isinstance(loader, farfeed.Loader):
+            if options:
+                raise TypeError(f"the loader is made already, and takes no {', '.join(sorted(options))}")
+        else:
+            loader = farfeed.Loader(loader, **options)
+        self.loader = loader
+        self.ragged: Layout = ragged
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        # A generator: a StatefulDataLoader makes iterators that it never advances, and those must not count as epochs.
+        if get_worker_info() is not None:
+            raise RuntimeError(_NO_WORKERS)
+        for batch in self.loader:
+            yield tensors(batch, ragged=self.ragged)
+            # Else this frame would hold the slot of the batch while the consumer asks for the next one.
+            del batch
+
+    def __len__(self) -> int:
+        """Batches of an epoch on this rank; the same on every rank."""
+        return len(self.loader)
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch that the next iteration gives. Without it, each iteration gives the one after the last."""
+        self.loader.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the consumer stands: small, JSON-able, the same on every rank."""
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where `state` was taken: the next iteration gives the rest of that epoch.
+
+        Raises `farfeed.ConfigError` or `farfeed.TopologyError`, both `ValueError`, for the state of another dataset, order or global batch.
+        """
+        self.loader.load_state_dict(dict(state))
+
+    def __getstate__(self) -> Any:
+        # What a DataLoader with workers does where processes are spawned.
+        raise TypeError(_NO_WORKERS)
+
+
+_NO_WORKERS = (
+    "farfeed reads with threads of its own and makes whole batches: use DataLoader(dataset, batch_size=None, num_workers=0), or iterate the "
+    "dataset itself. Worker processes would read every sample once each, and copy it between processes."
+)
