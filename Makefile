@@ -99,7 +99,7 @@ python:
 # By zig's linker against an old glibc: it installs on any Linux of the last decade, for every Python from 3.11 on.
 WHEELS := $(or $(CARGO_TARGET_DIR),target)/wheels
 MATURIN := 1.16.0
-ZIG := 0.15.1
+ZIG := 0.15.2
 .PHONY: wheel
 wheel:
 	@[ -x $(TARGET)/tmp/wheel/bin/maturin ] || python3 -m venv $(TARGET)/tmp/wheel
