@@ -58,9 +58,9 @@ def train(config: dict) -> None:
         optimiser.step()
         ids.extend(batch.sample_ids)
         if (batch.index + 1) % config["report_every"] == 0:
-            metrics = {"rank": context.get_world_rank(), "step": batch.index + 1, "loss": loss.item(), "ids": ids}
-            report(metrics, model, loader, context.get_world_rank())
-            fail_once(config.get("fail_once"))
+            note(config, context.get_world_rank(), batch.index + 1, ids)
+            report({"step": batch.index + 1, "loss": loss.item()}, model, loader, context.get_world_rank())
+            fall_once(config)
             ids = []
         del batch, tokens
 
@@ -75,10 +75,16 @@ def report(metrics: dict, model: nn.Module, loader: farfeed.Loader, rank: int) -
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(directory))
 
 
-def fail_once(file: str | None) -> None:
-    """For the rehearsal of a failure: the worker that finds the file takes it away, and falls."""
-    if file and Path(file).exists():
-        Path(file).unlink(missing_ok=True)
+def note(config: dict, rank: int, step: int, ids: list[int]) -> None:
+    """For the check at the end: which samples this worker has seen since its last report."""
+    Path(config["notes"], f"{rank}-{step}.json").write_text(json.dumps(ids))
+
+
+def fall_once(config: dict) -> None:
+    """The rehearsal of a failure: the worker that finds the mark takes it away, and falls."""
+    mark = Path(config["notes"], "fall")
+    if mark.exists():
+        mark.unlink(missing_ok=True)
         raise RuntimeError("a worker is lost")
 
 
@@ -88,28 +94,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rtt-ms", type=float, default=15)
-    parser.add_argument("--fail-once", action="store_true", help="lose a worker after the first report")
-    parser.add_argument("--json", action="store_true", help="print the last report of the first worker, for programs")
+    parser.add_argument("--fall-once", action="store_true", help="lose a worker after the first report")
+    parser.add_argument("--json", action="store_true", help="also print which samples each worker has seen, for programs")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
+        (directory / "notes").mkdir()
+        if options.fall_once:
+            (directory / "notes" / "fall").touch()
         text = corpus.write_text(directory / "data", STEPS * GLOBAL_BATCH * CONTEXT + 1)
         with farfeed.emulate.serve(directory / "data", rtt_ms=options.rtt_ms, rate=125_000_000) as url:
-            result = fit(f"{url}/{text}", directory, options)
-        print(json.dumps(result) if options.json else f"{options.workers} workers: step {result['step']}, loss {result['loss']:.3f}")
+            metrics = fit(f"{url}/{text}", directory, options.workers)
+        seen = [
+            [id for file in (directory / "notes").glob(f"{rank}-*.json") for id in json.loads(file.read_text())]
+            for rank in range(options.workers)
+        ]
+        fell = options.fall_once and not (directory / "notes" / "fall").exists()
+    assert sorted(id for ids in seen for id in ids) == list(range(STEPS * GLOBAL_BATCH)), "each sample once"
+    print(f"{options.workers} workers, {metrics['step']} steps, each sample once; loss {metrics['loss']:.3f}{'; one fell' if fell else ''}")
+    if options.json:
+        print(json.dumps({"step": metrics["step"], "seen": seen, "fell": fell}))
 
 
-def fit(url: str, directory: Path, options: argparse.Namespace) -> dict:
-    ray.init(num_cpus=options.workers, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
-    config: dict = {"url": url, "report_every": STEPS // 2}
-    if options.fail_once:
-        (directory / "fail").touch()
-        config["fail_once"] = str(directory / "fail")
+def fit(url: str, directory: Path, workers: int) -> dict:
+    ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
     trainer = ray.train.torch.TorchTrainer(
         train,
-        train_loop_config=config,
+        train_loop_config={"url": url, "report_every": STEPS // 2, "notes": str(directory / "notes")},
         torch_config=ray.train.torch.TorchConfig(backend="gloo"),
-        scaling_config=ray.train.ScalingConfig(num_workers=options.workers),
+        scaling_config=ray.train.ScalingConfig(num_workers=workers),
         run_config=ray.train.RunConfig(
             name="farfeed", storage_path=str(directory / "results"), failure_config=ray.train.FailureConfig(max_failures=1)
         ),
