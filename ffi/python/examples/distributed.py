@@ -53,7 +53,7 @@ def train(directory: Path, stop_after: int | None, tell: bool) -> None:
     # Rank and world size come from the process group.
     loader = farfeed.Loader(
         directory / "text.bin",
-        tokens=farfeed.Tokens("u16", CONTEXT, with_next=True),
+        tokens=farfeed.Tokens("uint16", CONTEXT, with_next=True),
         batch_size=GLOBAL_BATCH // dist.get_world_size(),
         shuffle=farfeed.Shuffle(window=256, seed=7),
         lanes=LANES,

@@ -37,7 +37,7 @@ def main() -> None:
         with farfeed.emulate.serve(directory, rtt_ms=15, rate=125_000_000) as url:
             loader = farfeed.Loader(
                 f"{url}/{name}",
-                tokens=farfeed.Tokens("u16", CONTEXT, with_next=True),
+                tokens=farfeed.Tokens("uint16", CONTEXT, with_next=True),
                 batch_size=BATCH // jax.process_count(),
                 shuffle=farfeed.Shuffle(window=256, seed=7),
                 epochs=1,

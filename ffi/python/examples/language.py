@@ -32,7 +32,7 @@ def train(url: str, checkpoint: Checkpoint | None) -> Run:
     with farfeed.Loader(
         url,
         # Each sample is a context and the token after it, of which all but the first are the targets.
-        tokens=farfeed.Tokens("u16", CONTEXT, with_next=True),
+        tokens=farfeed.Tokens("uint16", CONTEXT, with_next=True),
         batch_size=BATCH,
         shuffle=farfeed.Shuffle(window=512, seed=7),
         epochs=EPOCHS,

@@ -35,7 +35,7 @@ def train(config: dict) -> None:
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
     loader = farfeed.Loader(
         config["url"],
-        tokens=farfeed.Tokens("u16", CONTEXT, with_next=True),
+        tokens=farfeed.Tokens("uint16", CONTEXT, with_next=True),
         batch_size=GLOBAL_BATCH // context.get_world_size(),
         shuffle=farfeed.Shuffle(window=256, seed=7),
         epochs=1,

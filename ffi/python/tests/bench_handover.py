@@ -59,7 +59,7 @@ def dense(directory: Path, size: int) -> dict[str, float]:
     file = directory / f"dense-{size}.bin"
     numpy.arange(samples * size // 2, dtype="<u2").tofile(file)
     figures: dict[str, list[float]] = {"numpy": [], "torch": [], "next": []}
-    with farfeed.Loader(file, tokens=farfeed.Tokens("u16", size // 2 // rows), batch_size=rows, host_memory="256MiB", epochs=8) as loader:
+    with farfeed.Loader(file, tokens=farfeed.Tokens("uint16", size // 2 // rows), batch_size=rows, host_memory="256MiB", epochs=8) as loader:
         for _epoch in range(8):
             for batch, took in waited_for(loader):
                 figures["next"].append(took)
@@ -143,7 +143,7 @@ def served(directory: Path) -> Iterator[str]:
 
 def python_loop(url: str, batches: int) -> float:
     with farfeed.Loader(
-        url, tokens=farfeed.Tokens("u16", SAMPLE // 2), batch_size=BATCH, shuffle=farfeed.Shuffle(window=1024, seed=1), epochs=1, host_memory="512MiB"
+        url, tokens=farfeed.Tokens("uint16", SAMPLE // 2), batch_size=BATCH, shuffle=farfeed.Shuffle(window=1024, seed=1), epochs=1, host_memory="512MiB"
     ) as loader:
         began, seen, total = time.perf_counter(), 0, 0
         for batch in loader:

@@ -23,7 +23,7 @@ def write_tokens(file: Path, samples: int) -> Path:
 def token_loader(file: Path | str, **options) -> farfeed.Loader:
     """A loader of such a file: batches of 8, shuffled, with little memory."""
     options = {"batch_size": 8, "shuffle": farfeed.Shuffle(window=64, seed=5), "host_memory": "16MiB", **options}
-    return farfeed.Loader(file, tokens=farfeed.Tokens("u16", TOKENS), **options)
+    return farfeed.Loader(file, tokens=farfeed.Tokens("uint16", TOKENS), **options)
 
 
 def ids_of(tokens) -> list[int]:

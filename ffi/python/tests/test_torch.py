@@ -85,7 +85,7 @@ def test_an_unknown_layout_is_refused(shards):
 
 
 def test_the_dataset_takes_a_loader_or_its_arguments(tokens):
-    options = {"tokens": farfeed.Tokens("u16", TOKENS), "batch_size": 8, "host_memory": "16MiB", "epochs": 1}
+    options = {"tokens": farfeed.Tokens("uint16", TOKENS), "batch_size": 8, "host_memory": "16MiB", "epochs": 1}
     dataset = farfeed.torch.Dataset(tokens, **options)
     assert isinstance(dataset, IterableDataset) and len(dataset) == BATCHES
     assert sorted(sum(consumed(dataset), [])) == list(range(SAMPLES))
