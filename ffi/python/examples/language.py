@@ -58,6 +58,7 @@ def train(url: str, checkpoint: Checkpoint | None) -> Run:
                     saved = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "data": dataset.state_dict()}
                     torch.save(saved, checkpoint.file)
                     return run
+        run.waited_s = loader.stats()["consumer"]["wait_s"]
     return run
 
 

@@ -6,6 +6,7 @@ import lightning.pytorch as lightning
 import pytest
 import torch
 from accelerate import Accelerator
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
@@ -39,31 +40,30 @@ class Model(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def trainer(directory, **options) -> lightning.Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    return lightning.Trainer(accelerator="cpu", devices=1, default_root_dir=directory, **quiet, **options)
-
-
 def test_lightning_trains_two_epochs_and_goes_on_in_mid_epoch(tokens, tmp_path):
-    def fit(loader, checkpoint=None, **options) -> tuple[Model, lightning.Trainer]:
-        model, run = Model(), trainer(tmp_path, **options)
+    def fit(loader, checkpoint=None, callbacks=(), **options) -> Model:
+        model = Model()
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": bool(callbacks)}
+        run = lightning.Trainer(accelerator="cpu", devices=1, default_root_dir=tmp_path, callbacks=list(callbacks), **quiet, **options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             batches = StatefulDataLoader(farfeed.torch.Dataset(loader), batch_size=None)
-            run.fit(model, train_dataloaders=batches, ckpt_path=checkpoint)
-        return model, run
+            run.fit(model, train_dataloaders=batches, ckpt_path=checkpoint, weights_only=True)
+        return model
 
     with token_loader(tokens) as loader:
-        whole, _ = fit(loader, max_epochs=2)
+        whole = fit(loader, max_epochs=2)
     assert len(whole.seen) == 2 * BATCHES
     assert sorted(sum(whole.seen[:BATCHES], [])) == list(range(SAMPLES))
 
+    steps = BATCHES + 5
     with token_loader(tokens) as loader:
-        before, run = fit(loader, max_steps=BATCHES + 5)
-        run.save_checkpoint(tmp_path / "mid.ckpt")
+        # As long runs do: a checkpoint every so many steps, and an end that comes later.
+        keep = ModelCheckpoint(tmp_path, filename="mid", every_n_train_steps=steps, enable_version_counter=False)
+        before = fit(loader, max_steps=steps + 3, callbacks=[keep])
     with token_loader(tokens) as loader:
-        after, _ = fit(loader, checkpoint=tmp_path / "mid.ckpt", max_epochs=2)
-    assert before.seen + after.seen == whole.seen
+        after = fit(loader, checkpoint=tmp_path / "mid.ckpt", max_epochs=2)
+    assert before.seen[:steps] + after.seen == whole.seen
 
 
 def test_accelerate_steps_over_the_dataset_as_it_is(tokens):
