@@ -196,7 +196,7 @@ impl Batch {
     }
 
     /// The column `name`, or `default` where there is none.
-    #[pyo3(signature = (name, default = None))]
+    #[pyo3(signature = (name, default = None, /))]
     fn get<'py>(
         &self,
         py: Python<'py>,
