@@ -8,12 +8,12 @@ import jax
 import numpy
 import pytest
 
-from datasets import TOKENS, ids_of, token_loader, write_tokens
+from datasets import TOKENS, ids_of, token_loader
 
 
 @pytest.fixture
-def loader(tmp_path):
-    with token_loader(write_tokens(tmp_path / "train.bin", 200)) as loader:
+def loader(tokens):
+    with token_loader(tokens) as loader:
         yield loader
 
 

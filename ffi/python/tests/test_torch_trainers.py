@@ -3,7 +3,6 @@
 import warnings
 
 import lightning.pytorch as lightning
-import pytest
 import torch
 from accelerate import Accelerator
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -13,15 +12,10 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 import farfeed
 import farfeed.torch
-from datasets import TOKENS, ids_of, token_loader, write_tokens
+from datasets import TOKENS, ids_of, token_loader
 
 SAMPLES = 200
 BATCHES = SAMPLES // 8
-
-
-@pytest.fixture(scope="module")
-def tokens(tmp_path_factory):
-    return write_tokens(tmp_path_factory.mktemp("tokens") / "train.bin", SAMPLES)
 
 
 class Model(lightning.LightningModule):
