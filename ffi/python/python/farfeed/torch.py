@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 import farfeed
+from farfeed.types import State
 
 __all__ = ["Dataset", "Ragged", "tensors"]
 
@@ -117,7 +118,7 @@ class Dataset(IterableDataset[Mapping[str, Any]]):
         """The epoch that the next iteration gives. Without it, each iteration gives the one after the last."""
         self.loader.set_epoch(epoch)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Where the consumer stands: small, JSON-able, the same on every rank."""
         return self.loader.state_dict()
 
