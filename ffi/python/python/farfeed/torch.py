@@ -12,10 +12,12 @@ other streams is ordered as with any tensor, `current_stream().wait_stream(other
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.dlpack import from_dlpack
 
 import farfeed
 from farfeed.types import State
@@ -71,10 +73,10 @@ def _layout(ragged: Layout | Mapping[str, Layout], name: str) -> Layout:
 
 def _convert(batch: farfeed.Batch, name: str, column: Any, layout: Layout) -> Any:
     if not isinstance(column, farfeed.Ragged):
-        return torch.from_dlpack(column)
+        return from_dlpack(column)
     if layout == "json":
         return batch.json(name)
-    pair = Ragged(torch.from_dlpack(column.values), torch.from_dlpack(column.offsets))
+    pair = Ragged(from_dlpack(column.values), from_dlpack(column.offsets))
     if layout == "pair":
         return pair
     return pair.rows() if layout == "list" else pair.nested()
@@ -105,10 +107,8 @@ class Dataset(IterableDataset[Mapping[str, Any]]):
         # A generator: a StatefulDataLoader makes iterators that it never advances, and those must not count as epochs.
         if get_worker_info() is not None:
             raise RuntimeError(_NO_WORKERS)
-        for batch in self.loader:
-            yield tensors(batch, ragged=self.ragged)
-            # Else this frame would hold the slot of the batch while the consumer asks for the next one.
-            del batch
+        # Not a loop: its variable would hold the batch's slot for as long as the consumer takes, whatever he does with the tensors.
+        yield from map(partial(tensors, ragged=self.ragged), self.loader)
 
     def __len__(self) -> int:
         """Batches of an epoch on this rank; the same on every rank."""
