@@ -103,10 +103,7 @@ impl Opening {
 fn waited_for(memory: u64, patience: Duration) -> String {
     match memory {
         0 => format!("no answer from the store yet; it is asked again for up to {} s", patience.as_secs()),
-        bytes => format!(
-            "{} of host memory are being set aside; --host-memory sets how much",
-            ByteSize::bytes(bytes)
-        ),
+        bytes => format!("{} of host memory are being set aside; --host-memory sets how much", ByteSize::bytes(bytes)),
     }
 }
 
