@@ -224,19 +224,27 @@ impl Batch {
                 let cut = |n: usize| self.read(at + n * row, row);
                 (0..self.len()).map(cut).collect()
             }
-            Column::Ragged { values_at, values_len, offsets_at } => {
-                let offsets = self.read(*offsets_at, (self.len() + 1) * 8)?;
-                let offset = |row: usize| le_u64(&offsets[row * 8..row * 8 + 8]) as usize;
-                let cut = |row: usize| {
-                    let (from, to) = (offset(row), offset(row + 1));
-                    if from > to || to > *values_len {
-                        return Err(Error::new(Kind::Device, format!("offsets of column '{name}' were overwritten")));
-                    }
-                    self.read(values_at + from, to - from)
-                };
-                (0..self.len()).map(cut).collect()
+            Column::Ragged { values_at, .. } => {
+                let offsets = self.offsets(name)?;
+                offsets.windows(2).map(|bounds| self.read(values_at + bounds[0], bounds[1] - bounds[0])).collect()
             }
         }
+    }
+
+    /// Where the rows of a ragged column begin among its values, and behind those where the last one ends: B + 1 numbers, read back to the host
+    /// where need be.
+    ///
+    /// # Errors
+    /// As [`Batch::ragged`]; `Device` when they cannot be read back, or were overwritten.
+    pub fn offsets(&self, name: &str) -> Result<Vec<usize>> {
+        let Ragged { values_len, offsets_pointer, .. } = self.ragged(name)?;
+        let at = (offsets_pointer - self.slot.device_pointer()) as usize;
+        let bytes = self.read(at, (self.len() + 1) * 8)?;
+        let offsets: Vec<usize> = bytes.chunks_exact(8).map(|bytes| le_u64(bytes) as usize).collect();
+        if offsets.is_sorted() && offsets.last().is_some_and(|end| *end <= values_len) {
+            return Ok(offsets);
+        }
+        Err(Error::new(Kind::Device, format!("offsets of column '{name}' were overwritten")))
     }
 
     /// Makes a stream of the batch's device wait until the batch has landed. Does nothing on the host device.
