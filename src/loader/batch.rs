@@ -71,17 +71,18 @@ pub struct Ragged<'a> {
     pub offsets_pointer: u64,
     /// The values, where the host can read them.
     pub values: Option<&'a [u8]>,
-    offsets: Option<&'a [u8]>,
+    bounds: &'a [usize],
 }
 
 impl<'a> Ragged<'a> {
+    /// Where each row begins among the values, and behind those where the last one ends: B + 1 numbers, on the host whatever the device.
+    pub fn offsets(&self) -> &'a [usize] {
+        self.bounds
+    }
+
     /// The value of a row; `None` past the end, or where the host cannot read it.
     pub fn row(&self, row: usize) -> Option<&'a [u8]> {
-        let offset = |row: usize| {
-            let bytes = self.offsets?.get(row * 8..row * 8 + 8)?;
-            Some(u64::from_le_bytes(bytes.try_into().ok()?) as usize)
-        };
-        self.values?.get(offset(row)?..offset(row + 1)?)
+        self.values?.get(*self.bounds.get(row)?..*self.bounds.get(row + 1)?)
     }
 
     /// All values in order, where the host can read them.
@@ -169,13 +170,13 @@ impl Batch {
     /// `NotFound` for a name that was not asked for; `Config` when the column is dense.
     pub fn ragged(&self, name: &str) -> Result<Ragged<'_>> {
         match self.column(name)? {
-            Column::Ragged { values_at, values_len, offsets_at } => Ok(Ragged {
+            Column::Ragged { values_at, values_len, offsets_at, bounds } => Ok(Ragged {
                 rows: self.len(),
                 values_pointer: self.slot.device_pointer() + *values_at as u64,
                 values_len: *values_len,
                 offsets_pointer: self.slot.device_pointer() + *offsets_at as u64,
                 values: self.host(*values_at, *values_len),
-                offsets: self.host(*offsets_at, (self.len() + 1) * 8),
+                bounds,
             }),
             Column::Dense { .. } => {
                 Err(Error::new(Kind::Config, format!("column '{name}' is dense")).advice("use batch.dense"))
@@ -224,27 +225,10 @@ impl Batch {
                 let cut = |n: usize| self.read(at + n * row, row);
                 (0..self.len()).map(cut).collect()
             }
-            Column::Ragged { values_at, .. } => {
-                let offsets = self.offsets(name)?;
-                offsets.windows(2).map(|bounds| self.read(values_at + bounds[0], bounds[1] - bounds[0])).collect()
+            Column::Ragged { values_at, bounds, .. } => {
+                bounds.windows(2).map(|bounds| self.read(values_at + bounds[0], bounds[1] - bounds[0])).collect()
             }
         }
-    }
-
-    /// Where the rows of a ragged column begin among its values, and behind those where the last one ends: B + 1 numbers, read back to the host
-    /// where need be.
-    ///
-    /// # Errors
-    /// As [`Batch::ragged`]; `Device` when they cannot be read back, or were overwritten.
-    pub fn offsets(&self, name: &str) -> Result<Vec<usize>> {
-        let Ragged { values_len, offsets_pointer, .. } = self.ragged(name)?;
-        let at = (offsets_pointer - self.slot.device_pointer()) as usize;
-        let bytes = self.read(at, (self.len() + 1) * 8)?;
-        let offsets: Vec<usize> = bytes.chunks_exact(8).map(|bytes| le_u64(bytes) as usize).collect();
-        if offsets.is_sorted() && offsets.last().is_some_and(|end| *end <= values_len) {
-            return Ok(offsets);
-        }
-        Err(Error::new(Kind::Device, format!("offsets of column '{name}' were overwritten")))
     }
 
     /// Makes a stream of the batch's device wait until the batch has landed. Does nothing on the host device.

@@ -10,6 +10,7 @@ mod batch;
 mod builder;
 mod column;
 mod copier;
+mod explain;
 mod indexing;
 mod opened;
 mod peek;
@@ -35,6 +36,7 @@ use batch::Held;
 pub use batch::{Batch, Dense, Ragged};
 pub use builder::{BuildStep, ByteSize, LoaderBuilder, Tokens};
 pub use column::{Column, Field};
+pub use explain::Explained;
 pub use indexing::{IndexProgress, index_location};
 pub use peek::Peek;
 pub use quarantine::{OnError, Quarantine, Quarantined};
@@ -92,6 +94,11 @@ impl Loader {
     /// What will be in flight, and why.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// All effective settings and why each has its value: the plan, and what it has no part in.
+    pub fn explain(&self) -> Explained<'_> {
+        Explained(self)
     }
 
     /// Samples, fields and shards.

@@ -1,6 +1,6 @@
 //! Batches in Python's hands.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use farfeed::loader::Column as Place;
 use farfeed::{Error, Kind};
@@ -196,7 +196,7 @@ impl Batch {
     }
 
     /// The column `name`, or `default` where there is none.
-    #[pyo3(signature = (name, default = None))]
+    #[pyo3(signature = (name, default = None, /))]
     fn get<'py>(
         &self,
         py: Python<'py>,
@@ -245,29 +245,16 @@ pub(crate) struct Ragged {
     held: Arc<Held>,
     name: String,
     values: Column,
-    /// On the host; read back when first needed.
-    bounds: OnceLock<Vec<usize>>,
 }
 
 impl Ragged {
     fn new(held: &Arc<Held>, name: &str) -> farfeed::Result<Self> {
         let values = Column::values(held, name)?;
-        Ok(Ragged { held: Arc::clone(held), name: name.to_owned(), values, bounds: OnceLock::new() })
+        Ok(Ragged { held: Arc::clone(held), name: name.to_owned(), values })
     }
 
-    fn bounds(&self, py: Python<'_>) -> PyResult<&[usize]> {
-        if let Some(bounds) = self.bounds.get() {
-            return Ok(bounds);
-        }
-        let bounds = or_raise(py, self.held.batch().and_then(|batch| batch.offsets(&self.name)))?;
-        Ok(self.bounds.get_or_init(|| bounds))
-    }
-
-    fn row(&self, py: Python<'_>, row: usize) -> PyResult<Option<Column>> {
-        Ok(match self.bounds(py)?.get(row..row + 2) {
-            Some([from, to]) => self.values.part(*from, *to),
-            _ => None,
-        })
+    fn column(&self, py: Python<'_>) -> PyResult<farfeed::loader::Ragged<'_>> {
+        or_raise(py, self.held.batch().and_then(|batch| batch.ragged(&self.name)))
     }
 }
 
@@ -293,9 +280,9 @@ impl Ragged {
 
     /// A view of each row: no bytes are copied.
     fn list<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let rows = self.bounds(py)?.windows(2).map(|bounds| self.values.part(bounds[0], bounds[1]));
-        let rows: Option<Vec<Column>> = rows.collect();
-        PyList::new(py, rows.unwrap_or_default())
+        let bounds = self.column(py)?.offsets();
+        let rows = bounds.windows(2).map(|bounds| self.values.part(bounds[0], bounds[1]));
+        PyList::new(py, rows.collect::<Option<Vec<Column>>>().unwrap_or_default())
     }
 
     /// The rows as JSON documents, parsed; copied to the host where need be.
@@ -310,23 +297,25 @@ impl Ragged {
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
-        or_raise(py, self.held.batch().map(farfeed::Batch::len))
+        Ok(self.column(py)?.rows)
     }
 
     fn __getitem__(&self, py: Python<'_>, row: isize) -> PyResult<Column> {
-        let rows = self.__len__(py)?;
-        let row = if row < 0 { row + rows as isize } else { row };
-        let found = usize::try_from(row).ok().map(|row| self.row(py, row)).transpose()?.flatten();
-        found.ok_or_else(|| PyIndexError::new_err(format!("row {row} of {rows}")))
+        let column = self.column(py)?;
+        let wanted = if row < 0 { row + column.rows as isize } else { row };
+        let found = usize::try_from(wanted).ok().and_then(|row| match column.offsets().get(row..row + 2) {
+            Some([from, to]) => self.values.part(*from, *to),
+            _ => None,
+        });
+        found.ok_or_else(|| PyIndexError::new_err(format!("row {row} of {}", column.rows)))
     }
 
     fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         Ok(self.list(py)?.try_iter()?.into_any())
     }
 
-    fn __repr__(&self, py: Python<'_>) -> String {
+    fn __repr__(&self) -> String {
         let rows = self.held.batch().map_or(0, farfeed::Batch::len);
-        let _ = py;
         format!("<farfeed.Ragged '{}': {rows} rows on {}>", self.name, self.device())
     }
 }

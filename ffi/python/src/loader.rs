@@ -213,7 +213,7 @@ impl Loader {
 
     /// The effective settings, each with the reason for its value.
     fn explain(&self, py: Python<'_>) -> PyResult<String> {
-        Ok(self.handle.get(py)?.plan().to_string())
+        Ok(self.handle.get(py)?.explain().to_string())
     }
 
     /// Samples that were found bad and left out so far, the first 1,000 of them: a list of dicts with `shard`, `key`, `number`, `field`,

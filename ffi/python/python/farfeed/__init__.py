@@ -87,6 +87,12 @@ __all__ = [
 ]
 
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from . import emulate as emulate
+    from .indexing import index as index
+
+
 class DebugBuildWarning(UserWarning):
     """The extension was built without optimisation: its speed tells nothing."""
 

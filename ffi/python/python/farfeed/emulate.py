@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from ._farfeed import Server
 
 if TYPE_CHECKING:
-    import os
+    from .types import Path
 
 __all__ = ["Server", "serve"]
 
 
-def serve(path: str | os.PathLike[str], **options: Any) -> Server:
+def serve(path: Path, **options: Any) -> Server:
     """Serves the directory `path` on a free port of 127.0.0.1, as if it were far away. The context manager gives the URL.
 
     `options`: `rtt_ms`, there and back; `rate` and `connection_rate`, bytes per second (or "250MB") that all connections share and that

@@ -11,10 +11,10 @@ from .errors import ConfigError
 from .report import Report
 
 if TYPE_CHECKING:
-    from ._farfeed import Urls
+    from .types import Path, Urls
 
 
-def index(urls: Urls, output: str | os.PathLike[str] | None = None, **options: Any) -> Report:
+def index(urls: Urls, output: Path | None = None, **options: Any) -> Report:
     """Reads every byte of tar shards once and writes where each sample lies, with a digest of each field, to one file.
 
     `output` is where to; without it the index of local shards is written beside them, where loaders look for it. It is written whole
