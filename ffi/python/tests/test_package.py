@@ -44,8 +44,8 @@ def test_it_says_that_it_was_built_for_debugging_and_can_be_told_not_to(run):
 
 def test_stubs_say_what_the_binary_has(tmp_path):
     allowed = tmp_path / "allowed"
-    # Before Python 3.12 a class with buffers has no such method; and to mypy a Literal of several is a union, but not when it runs.
-    allowed.write_text("farfeed\\._farfeed\\.Column\\.__(buffer|release_buffer)__\nfarfeed\\.torch\\.Layout\n")
+    # Before Python 3.12 a class with buffers has no such method.
+    allowed.write_text(r"farfeed\._farfeed\.Column\.__(buffer|release_buffer)__" + "\n")
     path = str(Path(farfeed.__file__).parents[1])
     ended = subprocess.run(
         [sys.executable, "-m", "mypy.stubtest", "farfeed", "--allowlist", str(allowed), "--ignore-unused-allowlist"],
@@ -80,15 +80,9 @@ loader.epochs
         text=True,
         timeout=300,
     )
-    # Where a name is defined is told by some ways of installing, and not by others.
-    lines = [line for line in ended.stdout.splitlines()[:-1] if " defined in " not in line]
-    found = [re.sub(r"farfeed\._farfeed\.", "", line.split(": ", 1)[1]) for line in lines]
-    assert found == [
-        'note: Revealed type is "Column | Ragged"',
-        'note: Revealed type is "list[int]"',
-        'error: Unexpected keyword argument "batchsize" for "Loader"; did you mean "batch_size"?  [call-arg]',
-        'error: "Loader" has no attribute "epochs"; maybe "epoch"?  [attr-defined]',
-    ], ended.stdout
+    found = re.findall(r"^program.py:(\d+): (?:note: Revealed type is|error:.*\[)(.*)", ended.stdout, re.MULTILINE)
+    shown = [(line, what.replace("farfeed._farfeed.", "")) for line, what in found]
+    assert shown == [("5", ' "Column | Ragged"'), ("6", ' "list[int]"'), ("8", "call-arg]"), ("9", "attr-defined]")], ended.stdout
 
 
 def test_everything_is_documented():
