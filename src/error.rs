@@ -134,6 +134,11 @@ impl Error {
         self.0.kind
     }
 
+    /// What happened and where, without kind, cause and advice.
+    pub fn context(&self) -> &str {
+        &self.0.context
+    }
+
     /// Whether asking again later may succeed.
     pub fn is_transient(&self) -> bool {
         self.0.transient

@@ -1,7 +1,10 @@
 //! The dataset as the other rooms see it, whatever the format.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
+
+use crate::error::{Error, Kind, Result};
 
 /// A byte range of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,6 +60,23 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    /// All of them.
+    const ALL: [Dtype; 13] = [
+        Dtype::U8,
+        Dtype::I8,
+        Dtype::U16,
+        Dtype::I16,
+        Dtype::F16,
+        Dtype::BF16,
+        Dtype::U32,
+        Dtype::I32,
+        Dtype::F32,
+        Dtype::U64,
+        Dtype::I64,
+        Dtype::F64,
+        Dtype::Bool,
+    ];
+
     /// Bytes of one element.
     pub const fn bytes(self) -> usize {
         match self {
@@ -84,6 +104,19 @@ impl Dtype {
             Dtype::F64 => "float64",
             Dtype::Bool => "bool",
         }
+    }
+}
+
+impl FromStr for Dtype {
+    type Err = Error;
+
+    /// [`Dtype::name`]'s names.
+    fn from_str(text: &str) -> Result<Self> {
+        Dtype::ALL.into_iter().find(|dtype| dtype.name() == text).ok_or_else(|| {
+            let names: Vec<_> = Dtype::ALL.map(Dtype::name).into();
+            Error::new(Kind::Config, format!("no element type {text:?}"))
+                .advice(format!("there are: {}", names.join(", ")))
+        })
     }
 }
 
@@ -120,4 +153,21 @@ pub struct Block {
     pub samples: u32,
     /// From the first byte of the first sample's first field to the last byte of the last one's last.
     pub extent: Extent,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_read_as_they_are_named() {
+        for dtype in Dtype::ALL {
+            assert_eq!(dtype.name().parse::<Dtype>().unwrap(), dtype);
+        }
+        let error = "u16".parse::<Dtype>().unwrap_err();
+        assert!(
+            error.kind() == Kind::Config && error.next_step().is_some_and(|names| names.contains("bfloat16")),
+            "{error}"
+        );
+    }
 }

@@ -21,6 +21,11 @@ impl Hedge {
         Hedge { per_mille: extra }
     }
 
+    /// What may be asked for twice, as a share of what has arrived.
+    pub fn share(self) -> f64 {
+        f64::from(self.per_mille) / 1000.0
+    }
+
     /// Whether there are any.
     pub const fn is_off(self) -> bool {
         self.per_mille == 0

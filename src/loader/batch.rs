@@ -71,17 +71,18 @@ pub struct Ragged<'a> {
     pub offsets_pointer: u64,
     /// The values, where the host can read them.
     pub values: Option<&'a [u8]>,
-    offsets: Option<&'a [u8]>,
+    bounds: &'a [usize],
 }
 
 impl<'a> Ragged<'a> {
+    /// Where each row begins among the values, and behind those where the last one ends: B + 1 numbers, on the host whatever the device.
+    pub fn offsets(&self) -> &'a [usize] {
+        self.bounds
+    }
+
     /// The value of a row; `None` past the end, or where the host cannot read it.
     pub fn row(&self, row: usize) -> Option<&'a [u8]> {
-        let offset = |row: usize| {
-            let bytes = self.offsets?.get(row * 8..row * 8 + 8)?;
-            Some(u64::from_le_bytes(bytes.try_into().ok()?) as usize)
-        };
-        self.values?.get(offset(row)?..offset(row + 1)?)
+        self.values?.get(*self.bounds.get(row)?..*self.bounds.get(row + 1)?)
     }
 
     /// All values in order, where the host can read them.
@@ -169,13 +170,13 @@ impl Batch {
     /// `NotFound` for a name that was not asked for; `Config` when the column is dense.
     pub fn ragged(&self, name: &str) -> Result<Ragged<'_>> {
         match self.column(name)? {
-            Column::Ragged { values_at, values_len, offsets_at } => Ok(Ragged {
+            Column::Ragged { values_at, values_len, offsets_at, bounds } => Ok(Ragged {
                 rows: self.len(),
                 values_pointer: self.slot.device_pointer() + *values_at as u64,
                 values_len: *values_len,
                 offsets_pointer: self.slot.device_pointer() + *offsets_at as u64,
                 values: self.host(*values_at, *values_len),
-                offsets: self.host(*offsets_at, (self.len() + 1) * 8),
+                bounds,
             }),
             Column::Dense { .. } => {
                 Err(Error::new(Kind::Config, format!("column '{name}' is dense")).advice("use batch.dense"))
@@ -224,17 +225,8 @@ impl Batch {
                 let cut = |n: usize| self.read(at + n * row, row);
                 (0..self.len()).map(cut).collect()
             }
-            Column::Ragged { values_at, values_len, offsets_at } => {
-                let offsets = self.read(*offsets_at, (self.len() + 1) * 8)?;
-                let offset = |row: usize| le_u64(&offsets[row * 8..row * 8 + 8]) as usize;
-                let cut = |row: usize| {
-                    let (from, to) = (offset(row), offset(row + 1));
-                    if from > to || to > *values_len {
-                        return Err(Error::new(Kind::Device, format!("offsets of column '{name}' were overwritten")));
-                    }
-                    self.read(values_at + from, to - from)
-                };
-                (0..self.len()).map(cut).collect()
+            Column::Ragged { values_at, bounds, .. } => {
+                bounds.windows(2).map(|bounds| self.read(values_at + bounds[0], bounds[1] - bounds[0])).collect()
             }
         }
     }

@@ -97,5 +97,7 @@ pub enum Column {
         values_len: usize,
         /// First byte of the B + 1 offsets (`int64`): value *i* is `offsets[i]..offsets[i + 1]`.
         offsets_at: usize,
+        /// The offsets, on the host.
+        bounds: Vec<usize>,
     },
 }

@@ -10,6 +10,7 @@ mod batch;
 mod builder;
 mod column;
 mod copier;
+mod explain;
 mod indexing;
 mod opened;
 mod peek;
@@ -33,8 +34,9 @@ use atomic_waker::AtomicWaker;
 
 use batch::Held;
 pub use batch::{Batch, Dense, Ragged};
-pub use builder::{ByteSize, LoaderBuilder, Tokens};
+pub use builder::{BuildStep, ByteSize, LoaderBuilder, Tokens};
 pub use column::{Column, Field};
+pub use explain::Explained;
 pub use indexing::{IndexProgress, index_location};
 pub use peek::Peek;
 pub use quarantine::{OnError, Quarantine, Quarantined};
@@ -56,6 +58,17 @@ pub struct Loader {
     consumer: Mutex<Consumer>,
     waker: Arc<AtomicWaker>,
     held: Arc<AtomicUsize>,
+}
+
+/// What [`Loader::next_within`] found.
+#[derive(Debug)]
+pub enum Next {
+    /// The next batch.
+    Batch(Box<Batch>),
+    /// There are no more in this epoch.
+    End,
+    /// Not there yet.
+    Pending,
 }
 
 /// Where the consumer stands.
@@ -81,6 +94,11 @@ impl Loader {
     /// What will be in flight, and why.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// All effective settings and why each has its value: the plan, and what it has no part in.
+    pub fn explain(&self) -> Explained<'_> {
+        Explained(self)
     }
 
     /// Samples, fields and shards.
@@ -210,20 +228,46 @@ impl Loader {
     fn next_of(&self, epoch: u64) -> Result<Option<Batch>> {
         let asked = Instant::now();
         loop {
-            // Let go of between looks, so that others may ask for the state meanwhile.
-            let mut consumer = self.lock();
-            if consumer.epoch != epoch || consumer.finished(self) {
-                return Ok(None);
-            }
-            if let Some(delivery) = consumer.start_if_needed(self)?.receive(LOOK)? {
-                return self.accept(&mut consumer, delivery, asked);
-            }
-            drop(consumer);
-            self.check_held()?;
-            if asked.elapsed() > self.parts.patience {
-                return Err(self.parts.diagnose(asked.elapsed()));
+            match self.next_within(epoch, asked, LOOK)? {
+                Next::Batch(batch) => return Ok(Some(*batch)),
+                Next::End => return Ok(None),
+                Next::Pending => {}
             }
         }
+    }
+
+    /// Waits up to `limit` for the next batch of `epoch`: for callers that have other things to look after meanwhile, as an interpreter
+    /// has its signals. Call it again on [`Next::Pending`]; nothing is lost between calls. `asked` is when the caller began to wait for
+    /// this batch: stall and patience are counted from there.
+    ///
+    /// An epoch other than the one that the loader stands in has no batches; [`Loader::epoch`] goes there.
+    ///
+    /// # Errors
+    /// As the iterator's: those of the batch that comes next; `Config` for a consumer that holds every slot; `Stalled` beyond the
+    /// loader's patience.
+    pub fn next_within(&self, epoch: u64, asked: Instant, limit: Duration) -> Result<Next> {
+        // Let go of between calls, so that others may ask for the state meanwhile.
+        let mut consumer = self.lock();
+        let deadline = Instant::now() + limit;
+        while consumer.epoch == epoch && !consumer.finished(self) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match consumer.start_if_needed(self)?.receive(left)? {
+                Some(delivery) => {
+                    if let Some(batch) = self.accept(&mut consumer, delivery, asked)? {
+                        return Ok(Next::Batch(Box::new(batch)));
+                    }
+                }
+                None => {
+                    drop(consumer);
+                    self.check_held()?;
+                    if asked.elapsed() > self.parts.patience {
+                        return Err(self.parts.diagnose(asked.elapsed()));
+                    }
+                    return Ok(Next::Pending);
+                }
+            }
+        }
+        Ok(Next::End)
     }
 
     /// Takes note of a delivery; `None` for the end of an epoch.
@@ -231,12 +275,18 @@ impl Loader {
         match delivery {
             Delivery::Batch(mut batch) => {
                 consumer.note_served(asked, &batch, &self.parts.telemetry);
-                consumer.batch += 1;
                 batch.held = Some(Held::new(&self.held));
+                consumer.batch += 1;
+                // After an epoch's last batch the consumer stands at the start of the next one, whether or not it asks for more.
+                if consumer.batch >= self.batches_per_epoch() {
+                    (consumer.epoch, consumer.batch) = (consumer.epoch + 1, 0);
+                }
                 Ok(Some(*batch))
             }
             Delivery::EpochEnd(epoch) => {
-                (consumer.epoch, consumer.batch) = (epoch + 1, 0);
+                if consumer.epoch == epoch {
+                    (consumer.epoch, consumer.batch) = (epoch + 1, 0);
+                }
                 Ok(None)
             }
             Delivery::Failed(error) => {

@@ -148,13 +148,20 @@ impl<'a> Rows<'a> {
         let rows = self.count();
         let column = match &spec.kind {
             ColumnKind::Bytes | ColumnKind::Json => {
-                let values: u64 = self.kept.iter().map(|row| self.len(*row, number)).sum();
+                let mut values = 0;
+                let mut bounds = Vec::with_capacity(rows + 1);
+                bounds.push(0);
+                for row in &self.kept {
+                    values += self.len(*row, number);
+                    bounds.push(values as usize);
+                }
                 let offsets_at = begin + align(values);
                 *at = offsets_at + align((rows as u64 + 1) * 8);
                 Column::Ragged {
                     values_at: begin as usize,
                     values_len: values as usize,
                     offsets_at: offsets_at as usize,
+                    bounds,
                 }
             }
             ColumnKind::Int | ColumnKind::Float => {
@@ -195,8 +202,10 @@ impl<'a> Rows<'a> {
             (ColumnKind::Array { dtype, shape }, Column::Dense { at, .. }) => {
                 self.gather_array(number, element_bytes(*dtype, shape), *at, engine, slot)
             }
-            (_, Column::Ragged { values_at, offsets_at, .. }) => {
-                self.gather_ragged(number, *values_at, *offsets_at, engine, slot)
+            (_, Column::Ragged { values_at, offsets_at, bounds, .. }) => {
+                self.gather_ragged(number, *values_at, engine, slot)?;
+                let offsets = bounds.iter().flat_map(|bound| (*bound as u64).to_le_bytes());
+                engine.put(slot, *offsets_at, &offsets.collect::<Vec<u8>>())
             }
             _ => Err(Error::new(Kind::Config, "a ragged field in a dense column")),
         }
@@ -244,23 +253,16 @@ impl<'a> Rows<'a> {
         &self,
         number: usize,
         values_at: usize,
-        offsets_at: usize,
         engine: &mut dyn Engine,
         slot: &mut DeviceSlot,
     ) -> Result<()> {
-        let mut offsets = Vec::with_capacity((self.count() + 1) * 8);
         let mut segments = Vec::with_capacity(self.count());
-        let mut to = 0;
-        offsets.extend_from_slice(&0u64.to_le_bytes());
-        for row in &self.kept {
-            for from in self.slices(*row, number) {
-                segments.push(Segment { from, to: values_at + to });
-                to += from.len();
-            }
-            offsets.extend_from_slice(&(to as u64).to_le_bytes());
+        let mut to = values_at;
+        for from in self.kept.iter().flat_map(|row| self.slices(*row, number)) {
+            segments.push(Segment { from, to });
+            to += from.len();
         }
-        engine.copy(slot, &segments)?;
-        engine.put(slot, offsets_at, &offsets)
+        engine.copy(slot, &segments)
     }
 
     fn gather_array(

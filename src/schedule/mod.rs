@@ -16,6 +16,7 @@ mod walk;
 
 pub use budget::Budget;
 pub use plan::Plan;
+pub(crate) use plan::write_wrapped;
 pub use walk::{BatchPlan, Piece, Read, Schedule, Step};
 
 /// What reads look like on this store, in these pages.

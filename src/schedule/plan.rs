@@ -178,7 +178,7 @@ const INDENT: usize = 13;
 const WIDTH: usize = 100;
 
 /// Writes `text` behind `label`, its further lines below its first one. A word that is too long has a line of its own.
-fn write_wrapped(f: &mut fmt::Formatter<'_>, label: &str, text: &str) -> fmt::Result {
+pub(crate) fn write_wrapped(f: &mut fmt::Formatter<'_>, label: &str, text: &str) -> fmt::Result {
     write!(f, "{label:<INDENT$}")?;
     let mut column = INDENT;
     for word in text.split_whitespace() {
