@@ -126,16 +126,21 @@ impl Loader {
     /// Epochs taken one after the other make one stream: the next one's first bytes are asked for before this one
     /// ends. Any other epoch begins anew.
     pub fn epoch(&self, epoch: u64) -> Epoch<'_> {
-        let mut consumer = self.lock();
-        if consumer.epoch != epoch {
-            // From an epoch's last batch the stream goes on to the next epoch, whether or not somebody saw that there are no more.
-            if self.comes_next(&consumer) != (epoch, 0) {
-                consumer.run = None;
-            }
-            (consumer.epoch, consumer.batch) = (epoch, 0);
-        }
-        drop(consumer);
+        self.seek(epoch);
         Epoch { loader: self, epoch, ended: false }
+    }
+
+    /// Goes to epoch `epoch`, unless the loader stands in it already: what [`Loader::epoch`] begins with.
+    pub fn seek(&self, epoch: u64) {
+        let mut consumer = self.lock();
+        if consumer.epoch == epoch {
+            return;
+        }
+        // From an epoch's last batch the stream goes on to the next epoch, whether or not somebody saw that there are no more.
+        if self.comes_next(&consumer) != (epoch, 0) {
+            consumer.run = None;
+        }
+        (consumer.epoch, consumer.batch) = (epoch, 0);
     }
 
     /// Where the consumer stands: counts what was delivered, not what was read ahead.

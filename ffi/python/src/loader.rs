@@ -158,7 +158,7 @@ impl Loader {
         let epoch = detached(py, || {
             let epoch = loader.current_epoch();
             // Behind an epoch's last batch this steps into the next one.
-            drop(loader.epoch(epoch));
+            loader.seek(epoch);
             Ok(epoch)
         })?;
         Ok(Epoch { handle: Arc::clone(&self.handle), epoch, ended: AtomicBool::new(false) })
@@ -180,7 +180,7 @@ impl Loader {
     fn set_epoch(&self, py: Python<'_>, number: u64, from_start: bool) -> PyResult<()> {
         let loader = self.handle.get(py)?;
         detached(py, || {
-            drop(loader.epoch(number));
+            loader.seek(number);
             if from_start {
                 loader.resume(&State { epoch: number, position: 0, ..loader.state() })?;
             }
