@@ -21,6 +21,7 @@ use self::distant::Distant;
 use self::pass::{Course, Outcome};
 use self::report::{Report, Row};
 use self::scratch::Scratch;
+use crate::program::Program;
 use crate::rate::Rate;
 use crate::serve::milliseconds;
 use crate::timeline;
@@ -56,7 +57,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args, program: &Program) -> Result<()> {
     let began = Instant::now();
     args.check()?;
     let device: Device = args.device.parse()?;
@@ -70,7 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut rows: Vec<Row> = Vec::new();
     let mut pictures = Vec::new();
     for rtt_ms in &args.rtt {
-        let (flat_out, paced) = args.measure(*rtt_ms, scratch.path(), &corpus, &device)?;
+        let (flat_out, paced) = args.measure(*rtt_ms, scratch.path(), &corpus, &device, program)?;
         let reference = rows.first().map_or(paced.step_s, |row| row.step_s);
         let row = Row::new(*rtt_ms, args.rate, &flat_out, &paced, reference);
         pictures.push(picture(&row, paced));
@@ -130,10 +131,17 @@ impl Args {
     }
 
     /// An epoch as fast as it goes, and one with the compute step; each with a cold start on a fresh server.
-    fn measure(&self, rtt_ms: f64, directory: &Path, corpus: &Corpus, device: &Device) -> Result<(Outcome, Outcome)> {
+    fn measure(
+        &self,
+        rtt_ms: f64,
+        directory: &Path,
+        corpus: &Corpus,
+        device: &Device,
+        program: &Program,
+    ) -> Result<(Outcome, Outcome)> {
         let link = Link { rtt: milliseconds("--rtt", rtt_ms)?, ..Link::default() }.rate(self.rate.bytes_s());
         let pass = |pace_bytes_s: Option<f64>, label: &str| {
-            let server = Distant::start(directory, rtt_ms, self.rate)?;
+            let server = Distant::start(program, directory, rtt_ms, self.rate)?;
             let course = Course { url: server.url(), corpus, device, link: link.clone(), pace_bytes_s };
             let bar = bar(corpus.bytes, &format!("{rtt_ms:>4} ms, {label}"));
             let outcome = course.run(|bytes, loader| {

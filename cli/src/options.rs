@@ -87,7 +87,7 @@ impl Stream {
     /// A loader with all of this said, and what `tune` adds. `quiet` where no human looks on.
     pub(crate) fn open(&self, quiet: bool, tune: impl FnOnce(LoaderBuilder) -> LoaderBuilder) -> Result<Loader> {
         let opening = Opening::new(quiet);
-        let builder = tune(self.builder()?).on_index_progress(opening.on_index());
+        let builder = tune(self.builder()?).on_index_progress(opening.on_index()).on_build_step(opening.on_step());
         opening.watch(self.patience(), || builder.build())
     }
 

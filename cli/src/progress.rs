@@ -1,11 +1,12 @@
 //! Bars on standard error, where that is a terminal.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use farfeed::loader::IndexProgress;
+use farfeed::ByteSize;
+use farfeed::loader::{BuildStep, IndexProgress};
 use indicatif::{DecimalBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// How often a bar is drawn.
@@ -42,12 +43,14 @@ pub(crate) struct Opening {
     quiet: bool,
     /// Something was said, or need not be.
     told: Arc<AtomicBool>,
+    /// Bytes of host memory that are waited for; 0 while it is the store.
+    memory: Arc<AtomicU64>,
 }
 
 impl Opening {
     /// `quiet` where no human looks on.
     pub(crate) fn new(quiet: bool) -> Self {
-        Opening { quiet, told: Arc::default() }
+        Opening { quiet, told: Arc::default(), memory: Arc::default() }
     }
 
     /// For an index that may have to be made on the fly: says so once, and shows how far it is.
@@ -71,20 +74,52 @@ impl Opening {
         move || told.store(true, Ordering::Relaxed)
     }
 
-    /// Does `work`; where it takes long says that the store is asked again and again, for up to `patience`.
+    /// For [`farfeed::loader::LoaderBuilder::on_build_step`]: what is waited for.
+    pub(crate) fn on_step(&self) -> impl Fn(BuildStep) + Send + Sync + 'static {
+        let memory = Arc::clone(&self.memory);
+        move |step| {
+            let bytes = if let BuildStep::Memory(size) = step { size.as_bytes() } else { 0 };
+            memory.store(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Does `work`; where it takes long says what is waited for: a store is asked again and again, for up to `patience`.
     pub(crate) fn watch<T>(&self, patience: Duration, work: impl FnOnce() -> T) -> T {
         let (done, ended) = mpsc::channel::<()>();
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 let silent = matches!(ended.recv_timeout(QUIET_START), Err(RecvTimeoutError::Timeout));
                 if silent && !self.quiet && !self.told.swap(true, Ordering::Relaxed) {
-                    let seconds = patience.as_secs();
-                    eprintln!("farfeed: no answer from the store yet; it is asked again for up to {seconds} s");
+                    eprintln!("farfeed: {}", waited_for(self.memory.load(Ordering::Relaxed), patience));
                 }
             });
             let outcome = work();
             drop(done);
             outcome
         })
+    }
+}
+
+fn waited_for(memory: u64, patience: Duration) -> String {
+    match memory {
+        0 => format!("no answer from the store yet; it is asked again for up to {} s", patience.as_secs()),
+        bytes => format!("{} of host memory are being set aside; --host-memory sets how much", ByteSize::bytes(bytes)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_is_waited_for() {
+        let opening = Opening::new(true);
+        let step = opening.on_step();
+        let said = || waited_for(opening.memory.load(Ordering::Relaxed), Duration::from_secs(120));
+        assert!(said().contains("the store") && said().contains("120 s"));
+        step(BuildStep::Memory(ByteSize::gib(4)));
+        assert!(said().starts_with("4096.0 MiB of host memory"), "{}", said());
+        step(BuildStep::Store);
+        assert!(said().contains("the store"));
     }
 }

@@ -40,7 +40,7 @@ pub(super) struct HostSlot {
 impl HostSlot {
     fn new(bytes: usize, touch: bool) -> Result<HostSlot> {
         // A mapping for each, so that a slot which outlives its siblings does not keep theirs.
-        let map = Map::lazy(bytes)?;
+        let mut map = Map::lazy(bytes)?;
         if touch {
             map.touch();
         }

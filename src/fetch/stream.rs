@@ -11,7 +11,7 @@ use super::reactor::{Completion, Fetch, FetchRead, Source};
 use super::retry::RetryPolicy;
 use crate::dataset::Extent;
 use crate::error::{Error, Kind, Result};
-use crate::memory::{Landing, Slab};
+use crate::memory::{Landed, Landing, Slab};
 use crate::store::{ObjectEntry, ObjectMeta, StoreFuture};
 use crate::telemetry::Telemetry;
 
@@ -21,11 +21,13 @@ const PIECE_BYTES: usize = 4 << 20;
 const PIECES_IN_FLIGHT: usize = 16;
 /// Heads and lists in flight.
 const LOOKUPS_IN_FLIGHT: usize = 32;
+/// When a look-up has failed, those before it have so long to answer: one of them may fail, too, and then it is the first.
+const BEFORE_A_FAILURE: Duration = Duration::from_secs(2);
 
 /// Reads bytes `0..sizes[i]` of each source in turn and hands them on in order, as (source, offset, bytes).
 ///
 /// # Errors
-/// The first error of a read, or of `take`, which ends the stream.
+/// The first error of a read, in order, or of `take`, which ends the stream.
 pub fn stream(
     sources: Vec<Source>,
     sizes: &[u64],
@@ -41,7 +43,7 @@ pub fn stream(
 /// Reads extents, several at once: for looking at single samples.
 ///
 /// # Errors
-/// The first error of a read.
+/// The first error of a read, in order.
 pub fn extents(
     sources: Vec<Source>,
     extents: &[Extent],
@@ -107,8 +109,10 @@ fn carry(
             submitted += 1;
         }
         let completion = next_completion(&completions, &under_way, policy)?;
-        arrived.insert(completion.id, completion.result?);
+        arrived.insert(completion.id, completion.result);
+        // A failure waits for what comes before it: of several the first in order is told.
         while let Some(landed) = arrived.remove(&(taken as u64)) {
+            let landed: Landed = landed?;
             let piece = &pieces[taken];
             let mut at = piece.start;
             for slice in landed.slices(0, piece.len) {
@@ -143,29 +147,74 @@ fn next_completion(
 /// Sizes and versions of all sources, many at once.
 ///
 /// # Errors
-/// The first error that is not transient, or that lasted longer than the policy's patience.
+/// Of the errors that are not transient, or that lasted longer than the policy's patience, the first in the sources' order: not the one
+/// whose answer came first. A look-up before it that takes much longer to answer is not waited for.
 pub fn heads(sources: &[Source], policy: RetryPolicy) -> Result<Vec<ObjectMeta>> {
     block_on(async {
-        let mut metas: Vec<Option<ObjectMeta>> = vec![None; sources.len()];
-        let mut tasks = tokio::task::JoinSet::new();
         // Connections belong to the runtime that opened them, and this one ends here.
-        let mut own: Vec<Source> = super::reactor::for_reactor(sources);
-        let mut next = 0;
-        while next < own.len() || !tasks.is_empty() {
-            while next < own.len() && tasks.len() < LOOKUPS_IN_FLIGHT {
-                let source = own[next].clone();
-                let number = next;
+        let own: Vec<Source> = super::reactor::for_reactor(sources);
+        let mut lookups = Lookups { metas: vec![None; own.len()], answered: 0, failed: None };
+        let mut tasks = tokio::task::JoinSet::new();
+        let mut asked = 0;
+        while !lookups.are_over() {
+            while asked < lookups.end() && tasks.len() < LOOKUPS_IN_FLIGHT {
+                let (number, source) = (asked, own[asked].clone());
                 tasks.spawn(async move { (number, head(&source, policy).await) });
-                next += 1;
+                asked += 1;
             }
-            if let Some(joined) = tasks.join_next().await {
-                let (number, meta) = joined.map_err(|e| Error::new(Kind::Io, "asking for sizes").source(e))?;
-                metas[number] = Some(meta?);
-            }
+            let Ok(joined) = tokio::time::timeout(lookups.patience(), tasks.join_next()).await else { break };
+            let Some(joined) = joined else { break };
+            let (number, meta) = joined.map_err(|e| Error::new(Kind::Io, "asking for sizes").source(e))?;
+            lookups.note(number, meta);
         }
-        own.clear();
-        Ok(metas.into_iter().flatten().collect())
+        lookups.outcome()
     })
+}
+
+/// What is known of a row of look-ups, whose answers come in any order.
+struct Lookups {
+    metas: Vec<Option<ObjectMeta>>,
+    /// So many from the first on.
+    answered: usize,
+    /// The first in order that failed so far: those behind it are of no interest any more.
+    failed: Option<(usize, Error, Instant)>,
+}
+
+impl Lookups {
+    /// Those from here on need not be asked.
+    fn end(&self) -> usize {
+        self.failed.as_ref().map_or(self.metas.len(), |(number, ..)| *number)
+    }
+
+    fn are_over(&self) -> bool {
+        self.answered >= self.end()
+    }
+
+    /// How long the next answer may take.
+    fn patience(&self) -> Duration {
+        self.failed.as_ref().map_or(Duration::MAX, |(_, _, since)| BEFORE_A_FAILURE.saturating_sub(since.elapsed()))
+    }
+
+    fn note(&mut self, number: usize, meta: Result<ObjectMeta>) {
+        match meta {
+            Ok(meta) => self.metas[number] = Some(meta),
+            Err(error) if number < self.end() => {
+                let since = self.failed.as_ref().map_or_else(Instant::now, |(.., since)| *since);
+                self.failed = Some((number, error, since));
+            }
+            Err(_) => {}
+        }
+        while self.metas.get(self.answered).is_some_and(Option::is_some) {
+            self.answered += 1;
+        }
+    }
+
+    fn outcome(self) -> Result<Vec<ObjectMeta>> {
+        match self.failed {
+            Some((_, error, _)) => Err(error),
+            None => Ok(self.metas.into_iter().flatten().collect()),
+        }
+    }
 }
 
 async fn head(source: &Source, policy: RetryPolicy) -> Result<ObjectMeta> {
@@ -218,3 +267,6 @@ fn block_on<T: Send>(future: impl Future<Output = Result<T>> + Send) -> Result<T
         thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Io, "a look-up panicked; its message says more")))
     })
 }
+
+#[cfg(test)]
+mod tests;

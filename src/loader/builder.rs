@@ -87,6 +87,19 @@ impl FromStr for ByteSize {
     }
 }
 
+/// What [`LoaderBuilder::build`] waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BuildStep {
+    /// The store: which shards there are, their sizes, their index.
+    Store,
+    /// So much host memory; for a GPU it is made resident and page-locked now, which takes seconds where there is much of it.
+    Memory(ByteSize),
+}
+
+/// Called when building takes its next step.
+pub(super) type OnBuildStep = Arc<dyn Fn(BuildStep) + Send + Sync>;
+
 /// How token files are cut into samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tokens {
@@ -120,6 +133,7 @@ pub struct LoaderBuilder {
     pub(super) tokens: Option<Tokens>,
     pub(super) index: Option<String>,
     pub(super) on_index: OnIndexProgress,
+    pub(super) on_step: OnBuildStep,
     pub(super) batch_size: u32,
     pub(super) drop_last: bool,
     pub(super) shuffle: Shuffle,
@@ -157,6 +171,7 @@ impl LoaderBuilder {
             tokens: None,
             index: None,
             on_index: Arc::new(|_: IndexProgress| {}),
+            on_step: Arc::new(|_: BuildStep| {}),
             batch_size: 1,
             drop_last: false,
             shuffle: Shuffle::none(),
@@ -226,6 +241,12 @@ impl LoaderBuilder {
     /// Called while an index is made on the fly, which reads every byte once.
     pub fn on_index_progress(mut self, progress: impl Fn(IndexProgress) + Send + Sync + 'static) -> Self {
         self.on_index = Arc::new(progress);
+        self
+    }
+
+    /// Called by [`LoaderBuilder::build`] before each step that may take long.
+    pub fn on_build_step(mut self, step: impl Fn(BuildStep) + Send + Sync + 'static) -> Self {
+        self.on_step = Arc::new(step);
         self
     }
 

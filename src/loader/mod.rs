@@ -34,7 +34,7 @@ use atomic_waker::AtomicWaker;
 
 use batch::Held;
 pub use batch::{Batch, Dense, Ragged};
-pub use builder::{ByteSize, LoaderBuilder, Tokens};
+pub use builder::{BuildStep, ByteSize, LoaderBuilder, Tokens};
 pub use column::{Column, Field};
 pub use explain::Explained;
 pub use indexing::{IndexProgress, index_location};

@@ -9,7 +9,7 @@ use atomic_waker::AtomicWaker;
 use crossbeam_channel::bounded;
 
 use super::admission::Limits;
-use super::builder::{ByteSize, LoaderBuilder};
+use super::builder::{BuildStep, ByteSize, LoaderBuilder};
 use super::column::{ColumnSpec, Field, Kind as ColumnKind};
 use super::indexing::{find_or_make, listed_keys, read_head};
 use super::quarantine::Ledger;
@@ -45,6 +45,7 @@ const BATCHES_AHEAD_MAX: usize = 1 << 16;
 
 pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loader> {
     let telemetry = Arc::new(Telemetry::new(options.trace_spans));
+    (options.on_step)(BuildStep::Store);
     let objects = shards(&options.patterns, stores, |prefix| listed_keys(prefix, options.policy))?;
     let dataset = Arc::new(dataset(options, &objects, stores, &telemetry)?);
     let excluded = excluded(options, &dataset)?;
@@ -60,7 +61,10 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     let (order, budget) = order_that_fits(options, &dataset, &partition, &shape, &largest, pages)?;
     let (limits, reasons) = limits(options, &appetite, &shape, &budget, pages)?;
     let (slots, slot_bytes) = slots(options, &columns, &largest)?;
-    let slab = Slab::new(pages * page_bytes, page_bytes)?;
+    (options.on_step)(BuildStep::Memory(host_memory));
+    // A driver that locks pages makes them resident one after the other: sooner done before, on several threads.
+    let slab = if options.device.is_host() { Slab::at_once } else { Slab::new };
+    let slab = slab(pages * page_bytes, page_bytes)?;
     let backend = options.device.backend();
     let (returned, slot_returned) = bounded::<()>(1);
     let engine = backend.open(

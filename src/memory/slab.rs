@@ -1,13 +1,13 @@
 //! The slab: all pages there are, and who waits for one.
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::page::{Filling, Page};
 use crate::error::{Error, Kind, Result};
-use crate::sys::map::{Chunk, Map};
+use crate::sys::map::{Chunk, HUGE_PAGE_BYTES, Map};
 
 /// All pinned host memory of a loader: pages of one size, a hard bound.
 ///
@@ -41,6 +41,8 @@ pub(super) struct SlabInner {
     returned: Condvar,
     pub(super) ready: AtomicUsize,
     pub(super) copying: AtomicUsize,
+    /// Neither the slab nor a page of it is left.
+    gone: Arc<AtomicBool>,
 }
 
 struct Free {
@@ -51,17 +53,38 @@ struct Free {
 }
 
 impl Slab {
-    /// Maps `bytes` (rounded down to whole pages, at least one) as pages of `page_bytes`.
+    /// Maps `bytes` (rounded down to whole pages, at least one) as pages of `page_bytes`, all of it resident.
     ///
     /// # Errors
     /// `Config` when `page_bytes` is not a power of two of at least 4 KiB; `Io` when the memory is not to be had.
     pub fn new(bytes: usize, page_bytes: usize) -> Result<Self> {
+        Slab::cut(bytes, page_bytes, Map::new)
+    }
+
+    /// As [`Slab::new`], at once: what makes the memory resident goes on behind it, from the pages on that go out first. A page that
+    /// goes out before takes its own. Where the kernel offers no such thing it is [`Slab::new`].
+    ///
+    /// # Errors
+    /// As there; `Io` also when no thread can be started.
+    pub fn at_once(bytes: usize, page_bytes: usize) -> Result<Self> {
+        let slab = Slab::cut(bytes, page_bytes, |bytes| {
+            let mut map = Map::own(bytes)?;
+            if !map.populate(0) {
+                map.touch();
+            }
+            Ok(map)
+        })?;
+        slab.populate()?;
+        Ok(slab)
+    }
+
+    fn cut(bytes: usize, page_bytes: usize, map: impl FnOnce(usize) -> Result<Map>) -> Result<Self> {
         if !page_bytes.is_power_of_two() || page_bytes < 4096 {
             return Err(Error::new(Kind::Config, format!("page size of {page_bytes} bytes"))
                 .advice("take a power of two of at least 4096"));
         }
         let total = (bytes / page_bytes).max(1);
-        let map = Map::new(total * page_bytes)?;
+        let map = map(total * page_bytes)?;
         let (address, mapped_bytes) = (map.address(), map.bytes());
         let mut chunks = map.into_chunks(page_bytes);
         chunks.truncate(total);
@@ -76,7 +99,20 @@ impl Slab {
             returned: Condvar::new(),
             ready: AtomicUsize::new(0),
             copying: AtomicUsize::new(0),
+            gone: Arc::default(),
         })))
+    }
+
+    /// Makes the mapping resident on a thread of its own, which ends with the slab: nobody waits for more than the huge page at hand.
+    fn populate(&self) -> Result<()> {
+        let Some(map) = self.0.lock().chunks.first().map(Chunk::map) else { return Ok(()) };
+        let gone = Arc::clone(&self.0.gone);
+        let work = move || {
+            // Where it fails, whoever writes there will find out why.
+            let _ = rest_of(map.bytes(), &gone).all(|offset| map.populate(offset));
+        };
+        let thread = std::thread::Builder::new().name("farfeed-memory".into()).spawn(work);
+        thread.map(drop).map_err(|e| Error::new(Kind::Io, "starting a thread for host memory").source(e))
     }
 
     /// Takes `count` pages, or none when fewer are free.
@@ -156,6 +192,11 @@ impl Slab {
     }
 }
 
+/// Where huge pages begin behind the first one, until the slab is gone.
+fn rest_of(bytes: usize, gone: &AtomicBool) -> impl Iterator<Item = usize> {
+    (HUGE_PAGE_BYTES..bytes).step_by(HUGE_PAGE_BYTES).take_while(|_| !gone.load(Ordering::Relaxed))
+}
+
 impl SlabInner {
     fn lock(&self) -> MutexGuard<'_, Free> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
@@ -182,6 +223,12 @@ impl SlabInner {
     }
 }
 
+impl Drop for SlabInner {
+    fn drop(&mut self) {
+        self.gone.store(true, Ordering::Relaxed);
+    }
+}
+
 impl fmt::Debug for Slab {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Slab").field("page_bytes", &self.0.page_bytes).field("usage", &self.usage()).finish()
@@ -202,6 +249,31 @@ mod tests {
         drop((three, one));
         let usage = slab.usage();
         assert_eq!((usage.free, usage.filling, usage.high_water), (4, 0, 4));
+    }
+
+    #[test]
+    fn memory_that_comes_behind_is_there_and_ends_with_the_slab() {
+        const BYTES: usize = 64 << 20;
+        let slab = Slab::at_once(BYTES, 1 << 20).unwrap();
+        let mut pages = slab.take(64).unwrap();
+        for (number, page) in pages.iter_mut().enumerate() {
+            assert!(page.iter().all(|byte| *byte == 0));
+            page.fill(number as u8);
+        }
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while Arc::strong_count(&slab.0.gone) > 1 {
+            assert!(Instant::now() < deadline, "the thread does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        for (number, page) in pages.iter().enumerate() {
+            assert!(page.iter().all(|byte| *byte == number as u8), "page {number} was changed");
+        }
+        let gone = Arc::clone(&slab.0.gone);
+        assert!(rest_of(4 * HUGE_PAGE_BYTES, &gone).eq([1, 2, 3].map(|n| n * HUGE_PAGE_BYTES)));
+        drop(slab);
+        assert!(!gone.load(Ordering::Relaxed), "pages are out");
+        drop(pages);
+        assert_eq!(rest_of(4 * HUGE_PAGE_BYTES, &gone).count(), 0);
     }
 
     #[test]

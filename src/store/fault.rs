@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{Appetite, Arrival, ConnectCost, ObjectEntry, ObjectMeta, ReadRequest, Store, StoreFuture, changed};
+use super::{
+    Appetite, Arrival, ConnectCost, ObjectEntry, ObjectMeta, ReadRequest, Route, Store, StoreFuture, any_way, changed,
+};
 use crate::dataset::Version;
 use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
@@ -94,9 +96,9 @@ impl FaultStore {
         Arc::new(FaultStore { inner, script, counts: Arc::default() })
     }
 
-    async fn broken(&self, request: &ReadRequest, landing: &mut Landing) -> Result<Arrival> {
+    async fn broken(&self, request: &ReadRequest, landing: &mut Landing, route: &Route) -> Result<Arrival> {
         let number = self.counts.reads.fetch_add(1, Ordering::Relaxed);
-        let Some(fault) = self.script.fault(number) else { return self.inner.read(request, landing).await };
+        let Some(fault) = self.script.fault(number) else { return self.inner.read_by(request, landing, route).await };
         self.counts.faults.fetch_add(1, Ordering::Relaxed);
         let place = || format!("{}{}: read {number}", self.root(), request.key);
         match fault {
@@ -105,7 +107,7 @@ impl FaultStore {
                 Err(if transient { error.transient() } else { error })
             }
             Fault::Cut { after } => {
-                let arrival = self.first(request, landing, after).await?;
+                let arrival = self.first(request, landing, after, route).await?;
                 match landing.remaining() {
                     0 => Ok(arrival),
                     left => {
@@ -117,17 +119,17 @@ impl FaultStore {
             Fault::Stall { after, rest } => {
                 let mut first = Arrival::default();
                 if after > 0 {
-                    first = self.first(request, landing, after).await?;
+                    first = self.first(request, landing, after, route).await?;
                 }
                 match rest {
                     Some(rest) => tokio::time::sleep(rest).await,
                     None => std::future::pending().await,
                 }
-                let arrival = self.inner.read(request, landing).await?;
+                let arrival = self.inner.read_by(request, landing, route).await?;
                 Ok(Arrival { copied: first.copied + arrival.copied, ..arrival })
             }
             Fault::Flip { at } => {
-                let arrival = self.inner.read(request, landing).await?;
+                let arrival = self.inner.read_by(request, landing, route).await?;
                 let at = landing.lead() + at;
                 if at < landing.lead() + landing.filled() {
                     let (lead, page_bytes) = (landing.lead(), landing.page_bytes());
@@ -142,15 +144,21 @@ impl FaultStore {
                 if let Some(expected) = &request.version {
                     return Err(changed(self.root(), &request.key, expected, &other));
                 }
-                let arrival = self.inner.read(request, landing).await?;
+                let arrival = self.inner.read_by(request, landing, route).await?;
                 Ok(Arrival { version: Some(other), ..arrival })
             }
         }
     }
 
-    async fn first(&self, request: &ReadRequest, landing: &mut Landing, bytes: usize) -> Result<Arrival> {
+    async fn first(
+        &self,
+        request: &ReadRequest,
+        landing: &mut Landing,
+        bytes: usize,
+        route: &Route,
+    ) -> Result<Arrival> {
         let mut part = landing.shorten(bytes);
-        let result = self.inner.read(request, &mut part).await;
+        let result = self.inner.read_by(request, &mut part, route).await;
         landing.rejoin(part);
         result
     }
@@ -191,7 +199,16 @@ impl Store for FaultStore {
     }
 
     fn read<'a>(&'a self, request: &'a ReadRequest, landing: &'a mut Landing) -> StoreFuture<'a, Arrival> {
-        Box::pin(self.broken(request, landing))
+        any_way(self, request, landing)
+    }
+
+    fn read_by<'a>(
+        &'a self,
+        request: &'a ReadRequest,
+        landing: &'a mut Landing,
+        route: &'a Route,
+    ) -> StoreFuture<'a, Arrival> {
+        Box::pin(self.broken(request, landing, route))
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> StoreFuture<'a, Vec<ObjectEntry>> {

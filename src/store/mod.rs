@@ -175,6 +175,15 @@ pub struct ObjectEntry {
     pub size: u64,
 }
 
+/// [`Store::read`] of a store whose [`Store::read_by`] does the work.
+pub(crate) fn any_way<'a>(
+    store: &'a (impl Store + ?Sized),
+    request: &'a ReadRequest,
+    landing: &'a mut Landing,
+) -> StoreFuture<'a, Arrival> {
+    Box::pin(async move { store.read_by(request, landing, &Route::default()).await })
+}
+
 /// The error for a range that passes an object's end.
 pub(crate) fn past_end(root: &str, key: &str, range: &Range<u64>, size: u64) -> Error {
     Error::new(

@@ -74,7 +74,90 @@ impl Route {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::memory::{Landing, Slab};
+    use crate::store::{
+        Appetite, Arrival, Fault, FaultStore, ObjectMeta, ReadRequest, Store, StoreFuture, Throttle, ThrottleStore,
+        any_way,
+    };
+
+    /// Two addresses, the first of which is taken unless a read has been there.
+    #[derive(Debug)]
+    struct TwoWays;
+
+    fn way(last: u8) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, last], 80))
+    }
+
+    impl Store for TwoWays {
+        fn root(&self) -> &str {
+            "two:"
+        }
+
+        fn appetite(&self) -> Appetite {
+            Appetite { request_bytes: 1 << 20, requests: 1, gap_bytes: 0, alignment: 1 }
+        }
+
+        fn head<'a>(&'a self, _: &'a str) -> StoreFuture<'a, ObjectMeta> {
+            Box::pin(std::future::ready(Ok(ObjectMeta { size: 1 << 20, version: None })))
+        }
+
+        fn read<'a>(&'a self, request: &'a ReadRequest, landing: &'a mut Landing) -> StoreFuture<'a, Arrival> {
+            any_way(self, request, landing)
+        }
+
+        fn read_by<'a>(
+            &'a self,
+            _: &'a ReadRequest,
+            landing: &'a mut Landing,
+            route: &'a Route,
+        ) -> StoreFuture<'a, Arrival> {
+            let (_, avoided) = route.begin();
+            let taken = if avoided.contains(&way(1)) { 2 } else { 1 };
+            route.sent(way(taken));
+            route.answered();
+            landing.push(&vec![taken; landing.remaining()]);
+            Box::pin(std::future::ready(Ok(Arrival::default())))
+        }
+
+        fn hedges(&self) -> bool {
+            true
+        }
+
+        fn per_reactor(self: Arc<Self>) -> Arc<dyn Store> {
+            self
+        }
+    }
+
+    #[test]
+    fn decorators_pass_it_on() {
+        const BYTES: usize = 200_000;
+        let throttle = Throttle { latency: Duration::ZERO, bytes_per_second: 0, requests: 0 };
+        let stores: [Arc<dyn Store>; 3] = [
+            FaultStore::scripted(Arc::new(TwoWays), []),
+            FaultStore::scripted(Arc::new(TwoWays), [(0, Fault::Flip { at: BYTES }), (1, Fault::OtherVersion)]),
+            ThrottleStore::new(Arc::new(TwoWays), throttle),
+        ];
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let slab = Slab::new(256 << 10, 64 << 10).unwrap();
+        let request = ReadRequest { key: "a".into(), start: 0, size: None, version: None };
+        for store in stores {
+            let store = store.per_reactor();
+            let (first, read) = (Route::default(), |route: &Route| {
+                let mut landing = Landing::new(slab.take(4).unwrap(), BYTES);
+                runtime.block_on(store.read_by(&request, &mut landing, route)).unwrap();
+                let landed = landing.landed().unwrap();
+                let taken = landed.slices(0, BYTES).next().unwrap()[0];
+                assert!(landed.slices(0, BYTES).flatten().all(|byte| *byte == taken), "{store:?} wandered");
+                taken
+            });
+            assert_eq!(read(&first), 1, "{store:?}");
+            assert!(matches!(first.progress(), (Some(_), Some(_))), "{store:?} does not say how far it is");
+            assert_eq!(read(&first.fork()), 2, "{store:?} does not avoid where the first one went");
+        }
+    }
 
     #[test]
     fn remembers_where_it_was_and_tells_once_where_it_hung() {

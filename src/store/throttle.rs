@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Appetite, Arrival, ConnectCost, ObjectEntry, ObjectMeta, ReadRequest, Store, StoreFuture};
+use super::{Appetite, Arrival, ConnectCost, ObjectEntry, ObjectMeta, ReadRequest, Route, Store, StoreFuture, any_way};
 use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
 
@@ -57,14 +57,18 @@ impl ThrottleStore {
         request.await
     }
 
-    async fn slowly(&self, request: &ReadRequest, landing: &mut Landing) -> Result<Arrival> {
+    async fn slowly(&self, request: &ReadRequest, landing: &mut Landing, route: &Route) -> Result<Arrival> {
         let mut whole: Option<Arrival> = None;
+        // To whoever waits the turns are one request: the first one notes when it went out, and the others go no other way for it.
+        let onward = route.fork();
         // Once at least: an empty read has its errors too.
         while whole.is_none() || landing.remaining() > 0 {
             let bytes = landing.remaining().min(TURN_BYTES);
             sleep_until(self.link.reserve(bytes, self.throttle.bytes_per_second)).await;
             let mut part = landing.shorten(bytes);
-            let result = self.inner.read(request, &mut part).await;
+            let later = onward.fork();
+            let way = if whole.is_none() { route } else { &later };
+            let result = self.inner.read_by(request, &mut part, way).await;
             landing.rejoin(part);
             let arrival = result?;
             let first = whole.get_or_insert_with(|| Arrival { copied: 0, ..arrival.clone() });
@@ -106,7 +110,16 @@ impl Store for ThrottleStore {
     }
 
     fn read<'a>(&'a self, request: &'a ReadRequest, landing: &'a mut Landing) -> StoreFuture<'a, Arrival> {
-        Box::pin(self.request(self.slowly(request, landing)))
+        any_way(self, request, landing)
+    }
+
+    fn read_by<'a>(
+        &'a self,
+        request: &'a ReadRequest,
+        landing: &'a mut Landing,
+        route: &'a Route,
+    ) -> StoreFuture<'a, Arrival> {
+        Box::pin(self.request(self.slowly(request, landing, route)))
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> StoreFuture<'a, Vec<ObjectEntry>> {

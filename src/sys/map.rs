@@ -27,11 +27,17 @@ unsafe impl Sync for Map {}
 impl Map {
     /// Maps `bytes`, rounded up to whole huge pages, and touches all of it so that no page fault is left for later.
     pub(crate) fn new(bytes: usize) -> Result<Self> {
+        let mut map = Map::own(bytes)?;
+        map.touch();
+        Ok(map)
+    }
+
+    /// As [`Map::new`], but left to [`Map::populate`], or to the first who writes to it.
+    pub(crate) fn own(bytes: usize) -> Result<Self> {
         let map = Map::lazy(bytes)?;
         // Advice: a kernel without it costs a forked child's memory, not correctness.
         // SAFETY: the range lies inside the mapping made above.
         let _ = unsafe { madvise(map.start.as_ptr().cast(), map.bytes, Advice::LinuxDontFork) };
-        map.touch();
         Ok(map)
     }
 
@@ -62,21 +68,35 @@ impl Map {
     }
 
     /// Writes one byte per base page from a few threads: first touch is what makes memory resident.
-    pub(crate) fn touch(&self) {
+    pub(crate) fn touch(&mut self) {
         const BASE_PAGE_BYTES: usize = 4096;
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
         let span = (self.bytes / threads).next_multiple_of(HUGE_PAGE_BYTES).max(HUGE_PAGE_BYTES);
+        let map = &*self;
         std::thread::scope(|scope| {
-            for from in (0..self.bytes).step_by(span) {
-                let to = (from + span).min(self.bytes);
+            for from in (0..map.bytes).step_by(span) {
+                let to = (from + span).min(map.bytes);
                 scope.spawn(move || {
                     for offset in (from..to).step_by(BASE_PAGE_BYTES) {
-                        // SAFETY: `offset` < `bytes`; nobody else knows this mapping yet, and threads have disjoint spans.
-                        unsafe { self.start.as_ptr().add(offset).write_volatile(0) };
+                        // SAFETY: `offset` < `bytes`; `&mut self` says that nobody else has a chunk of this mapping, and threads have
+                        // disjoint spans.
+                        unsafe { map.start.as_ptr().add(offset).write_volatile(0) };
                     }
                 });
             }
         });
+    }
+
+    /// Makes the huge page at `offset` resident, whoever writes to it meanwhile: its bytes stay what they are. Says whether
+    /// the kernel did so; one before 5.14 cannot.
+    pub(crate) fn populate(&self, offset: usize) -> bool {
+        let Some(left) = self.bytes.checked_sub(offset) else { return false };
+        // SAFETY: the range lies inside the mapping, which `self` keeps. The advice faults pages in for writing and changes no byte, so
+        // it conflicts with no access of a chunk's owner.
+        let done = unsafe {
+            madvise(self.start.as_ptr().add(offset).cast(), left.min(HUGE_PAGE_BYTES), Advice::LinuxPopulateWrite)
+        };
+        done.is_ok()
     }
 
     /// Cuts the mapping into chunks of `chunk_bytes`; together they own it. A remainder at the end stays unused.
@@ -86,7 +106,7 @@ impl Map {
             .map(|index| {
                 // SAFETY: (index + 1) * chunk_bytes <= map.bytes, so the chunk lies inside the mapping.
                 let start = unsafe { map.start.add(index * chunk_bytes) };
-                Chunk { start, bytes: chunk_bytes, _map: Arc::clone(&map) }
+                Chunk { start, bytes: chunk_bytes, map: Arc::clone(&map) }
             })
             .collect()
     }
@@ -115,7 +135,14 @@ pub(crate) struct Chunk {
     start: NonNull<u8>,
     bytes: usize,
     /// Keeps the mapping.
-    _map: Arc<Map>,
+    map: Arc<Map>,
+}
+
+impl Chunk {
+    /// The mapping that it was cut from: nothing in it can be read or written this way.
+    pub(crate) fn map(&self) -> Arc<Map> {
+        Arc::clone(&self.map)
+    }
 }
 
 // SAFETY: a chunk owns its range exclusively (chunks of a map never overlap), so it may move between threads.
@@ -157,6 +184,17 @@ mod tests {
         for (index, chunk) in chunks.iter().enumerate() {
             assert!(chunk.iter().all(|byte| *byte == index as u8 + 1));
         }
+    }
+
+    #[test]
+    fn populating_changes_no_byte() {
+        let mut chunks = Map::own(2 * HUGE_PAGE_BYTES).unwrap().into_chunks(HUGE_PAGE_BYTES);
+        chunks[1].fill(7);
+        let map = chunks[0].map();
+        let done = [0, HUGE_PAGE_BYTES].map(|offset| map.populate(offset));
+        assert_eq!(done[0], done[1]);
+        assert!(!map.populate(2 * HUGE_PAGE_BYTES + 1), "past the end");
+        assert!(chunks[0].iter().all(|byte| *byte == 0) && chunks[1].iter().all(|byte| *byte == 7));
     }
 
     #[test]

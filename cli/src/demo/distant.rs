@@ -2,12 +2,13 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use farfeed::{Error, Kind, Result};
 
+use crate::program::Program;
 use crate::rate::Rate;
 use crate::serve::Announcement;
 
@@ -27,10 +28,9 @@ impl Distant {
     ///
     /// # Errors
     /// `Io` when the process does not start or says nothing.
-    pub(super) fn start(directory: &Path, rtt_ms: f64, rate: Rate) -> Result<Distant> {
-        let failed = |what: &'static str| move |e: std::io::Error| Error::new(Kind::Io, what).source(e);
-        let program = std::env::current_exe().map_err(failed("finding this program, to start it as the server"))?;
-        let child = Command::new(program)
+    pub(super) fn start(program: &Program, directory: &Path, rtt_ms: f64, rate: Rate) -> Result<Distant> {
+        let child = program
+            .again()
             .arg("serve")
             .arg(directory)
             .args(["--rtt", &rtt_ms.to_string(), "--rate", &rate.bytes_s().to_string()])
@@ -38,7 +38,7 @@ impl Distant {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .map_err(failed("starting the server"))?;
+            .map_err(|e| Error::new(Kind::Io, "starting this program as the server").source(e))?;
         let mut distant = Distant { child, url: String::new() };
         distant.url = distant.announced()?;
         Ok(distant)

@@ -3,6 +3,7 @@
 //! handed to other packages (`dlpack`).
 
 mod batch;
+mod command;
 mod dlpack;
 mod emulate;
 mod errors;
@@ -20,6 +21,8 @@ mod _farfeed {
 
     #[pymodule_export]
     use crate::batch::{Batch, Ragged};
+    #[pymodule_export]
+    use crate::command::main;
     #[pymodule_export]
     use crate::dlpack::Column;
     #[pymodule_export]

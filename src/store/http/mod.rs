@@ -36,7 +36,7 @@ pub(super) use self::url::{Root, Scheme};
 pub(super) use self::verdict::Asked;
 #[cfg(feature = "cloud")]
 pub(super) use self::verdict::Tag;
-use super::{Appetite, Arrival, ConnectCost, ObjectMeta, ReadRequest, Route, Store, StoreFuture};
+use super::{Appetite, Arrival, ConnectCost, ObjectMeta, ReadRequest, Route, Store, StoreFuture, any_way};
 use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
 
@@ -143,7 +143,7 @@ impl Store for HttpStore {
     }
 
     fn read<'a>(&'a self, request: &'a ReadRequest, landing: &'a mut Landing) -> StoreFuture<'a, Arrival> {
-        Box::pin(async move { self.read_range(request, landing, &Route::default()).await })
+        any_way(self, request, landing)
     }
 
     fn read_by<'a>(

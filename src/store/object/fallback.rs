@@ -9,7 +9,9 @@ use object_store::ClientConfigKey;
 use object_store::http::HttpBuilder;
 
 use super::super::http::{Asked, Beyond, HttpStore};
-use super::super::{Appetite, Arrival, ConnectCost, ObjectEntry, ObjectMeta, ReadRequest, Route, Store, StoreFuture};
+use super::super::{
+    Appetite, Arrival, ConnectCost, ObjectEntry, ObjectMeta, ReadRequest, Route, Store, StoreFuture, any_way,
+};
 use super::access::retry;
 use super::connector::Connector;
 use super::foreign::cause;
@@ -118,7 +120,7 @@ impl Store for FallbackStore {
     }
 
     fn read<'a>(&'a self, request: &'a ReadRequest, landing: &'a mut Landing) -> StoreFuture<'a, Arrival> {
-        Box::pin(async move { self.read_range(request, landing, &Route::default()).await })
+        any_way(self, request, landing)
     }
 
     fn read_by<'a>(

@@ -33,7 +33,7 @@ use self::options::Provider;
 use self::refusal::{Remedy, in_words, remedy};
 use self::stream::Detours;
 use super::http::{Asked, Beyond, Client, Refused, Scheme, Security};
-use super::{Appetite, Arrival, ConnectCost, ObjectEntry, ObjectMeta, ReadRequest, Route, Store, StoreFuture};
+use super::{Appetite, Arrival, ConnectCost, ObjectEntry, ObjectMeta, ReadRequest, Route, Store, StoreFuture, any_way};
 use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
 
@@ -203,7 +203,7 @@ impl Store for ObjectStore {
     }
 
     fn read<'a>(&'a self, request: &'a ReadRequest, landing: &'a mut Landing) -> StoreFuture<'a, Arrival> {
-        Box::pin(async move { self.read_range(request, landing, &Route::default()).await })
+        any_way(self, request, landing)
     }
 
     fn read_by<'a>(
