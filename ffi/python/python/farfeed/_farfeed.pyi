@@ -29,6 +29,7 @@ __all__ = [
     "Tokens",
     "__version__",
     "index_location",
+    "main",
     "make_index",
     "probe",
 ]
