@@ -18,7 +18,10 @@ impl fmt::Display for Explained<'_> {
             ("retries", self.retries_text()),
             ("late reads", self.late_text()),
             ("bad samples", self.bad_samples_text()),
-            ("patience", format!("a consumer that gets no batch for {:?} is told what is under way", loader.parts.patience)),
+            (
+                "patience",
+                format!("a consumer that gets no batch for {:?} is told what is under way", loader.parts.patience),
+            ),
             ("threads", self.threads_text()),
         ];
         for (label, text) in sections {
@@ -67,7 +70,11 @@ impl Explained<'_> {
 
     fn bad_samples_text(&self) -> String {
         let parts = &self.0.parts;
-        let found = if parts.verify { "checked against the index's digests, where it has them" } else { "not checked: verify is off" };
+        let found = if parts.verify {
+            "checked against the index's digests, where it has them"
+        } else {
+            "not checked: verify is off"
+        };
         let excluded = match parts.excluded.len() {
             0 => String::new(),
             count => format!("; {count} named beforehand are left out"),
