@@ -1,6 +1,8 @@
 """Batches and columns: what is in them, whose memory it is, and for how long."""
 
 import gc
+import io
+import tarfile
 import weakref
 from collections.abc import Mapping
 
@@ -100,6 +102,20 @@ def test_capsules_are_what_dlpack_says(tokens, layout, version):
         if layout is Versioned:
             assert (consumer.managed.major, consumer.managed.minor, consumer.managed.flags) == (1, 0, 0)
         consumer.done()
+
+
+def test_bfloat16_goes_by_dlpack_alone(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        member = tarfile.TarInfo("0.half")
+        member.size = 6
+        tar.addfile(member, io.BytesIO(bytes.fromhex("803f004040c0")))
+    with farfeed.Loader(tmp_path / "x.tar", fields={"half": farfeed.Array("bfloat16", (3,))}, host_memory="16MiB") as loader:
+        column = next(iter(loader))["half"]
+        consumer = Consumer(column.__dlpack__(max_version=(1, 0)))
+        assert (consumer.tensor.dtype.code, consumer.tensor.dtype.bits) == (4, 16) and consumer.shape() == (1, 3)
+        consumer.done()
+        with pytest.raises(BufferError, match="bfloat16"):
+            memoryview(column)
 
 
 def test_impossible_exports_are_refused(batch):

@@ -219,7 +219,7 @@ def test_every_option_is_taken(shards, tmp_path):
     [
         {"rank": 0}, {"world_size": 2}, {"rank": 2, "world_size": 2}, {"host_memory": "4 gigs"}, {"device": "gpu"}, {"hedge": 1.5},
         {"on_error": "ignore"}, {"patience": -1.0}, {"patience": float("nan")}, {"retry": farfeed.Retry(idle=-1)},
-        {"batch_size": 0}, {"batches_ahead": 0}, {"host_memory": "64KiB"}, {"page_size": 1000}, {"lanes": 0},
+        {"batch_size": 0}, {"host_memory": "64KiB"}, {"page_size": 1000}, {"lanes": 0},
         {"quarantine": [{"shard": 3}]}, {"storage_options": {"no_such_option": "1"}, "urls": "s3://nobody/x.tar"},
     ],
 )

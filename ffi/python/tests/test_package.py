@@ -80,13 +80,9 @@ loader.epochs
         text=True,
         timeout=300,
     )
-    found = [re.sub(r"farfeed\._farfeed\.", "", line.split(": ", 1)[1]) for line in ended.stdout.splitlines()[:-1]]
-    assert found == [
-        'note: Revealed type is "Column | Ragged"',
-        'note: Revealed type is "list[int]"',
-        'error: Unexpected keyword argument "batchsize" for "Loader"; did you mean "batch_size"?  [call-arg]',
-        'error: "Loader" has no attribute "epochs"; maybe "epoch"?  [attr-defined]',
-    ], ended.stdout
+    found = re.findall(r"^program.py:(\d+): (?:note: Revealed type is|error:.*\[)(.*)", ended.stdout, re.MULTILINE)
+    shown = [(line, what.replace("farfeed._farfeed.", "")) for line, what in found]
+    assert shown == [("5", ' "Column | Ragged"'), ("6", ' "list[int]"'), ("8", "call-arg]"), ("9", "attr-defined]")], ended.stdout
 
 
 def test_everything_is_documented():
