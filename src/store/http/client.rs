@@ -267,6 +267,11 @@ impl Client {
         match tokio::time::timeout(patience, opening).await {
             Ok(Ok(opened)) => Ok(opened),
             Ok(Err(cause)) if cause.kind() == io::ErrorKind::TimedOut => Err(stalled()),
+            Ok(Err(cause)) if cause.kind() == io::ErrorKind::NotFound => {
+                Err(named(cause, format!("looking up {}", authority.name), |context| {
+                    Error::new(Kind::Io, context).advice("check the host's name: it has had no address so far")
+                }))
+            }
             Ok(Err(cause)) => Err(named(cause, format!("connecting to {}", authority.name), |context| {
                 Error::new(Kind::Io, context).advice("check the host's name and port, and that it is up").transient()
             })),

@@ -35,7 +35,7 @@ pub(super) async fn dial<T, F: Future<Output = io::Result<T>>>(
     resolver: &Resolver,
     connect: impl Fn(SocketAddr) -> F,
 ) -> io::Result<(T, SocketAddr, Duration)> {
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut failure = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
     let mut waiting = addresses.iter().copied().take(TRIES_MAX);
     let mut tries: Vec<Try<F>> = Vec::new();
     loop {
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn it_ends_when_all_have_failed_and_not_before() {
         let resolver = Resolver::default();
-        assert_eq!(dialled(&[], &resolver).0.unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(dialled(&[], &resolver).0.unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
         assert_eq!(dialled(&[1, 2], &resolver).0.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         let (outcome, took) = dialled(&[10, 11, 1], &resolver);
         assert!(outcome.unwrap_err().kind() == io::ErrorKind::TimedOut && took >= Duration::from_secs(2), "two hang");

@@ -18,6 +18,10 @@ const KEPT_FOR: Duration = Duration::from_secs(600);
 /// And asking takes no longer than this, while there are any.
 const LOOKUP_MAX: Duration = Duration::from_secs(1);
 
+/// A name that never had an address is asked for again this long: services that start together do so in any order, but most such names
+/// are misspelt.
+const UNKNOWN_FOR: Duration = Duration::from_secs(10);
+
 /// Redirects may lead to many hosts; the oldest is forgotten.
 const KNOWN_MAX: usize = 16;
 
@@ -33,6 +37,8 @@ pub(super) struct Resolver {
     told: Vec<(String, Vec<SocketAddr>)>,
     /// Held while asking, so that a burst of connections asks once.
     known: Mutex<Vec<Known>>,
+    /// Names without an address so far, and when they were asked for first.
+    unknown: StdMutex<Vec<(Arc<Authority>, Instant)>>,
     turn: AtomicUsize,
     shunned: StdMutex<Vec<(SocketAddr, Instant)>>,
     connect_ms: AtomicU64,
@@ -53,7 +59,7 @@ impl Resolver {
         Resolver { told, ..Resolver::default() }
     }
 
-    /// The addresses of `authority`; there may be none.
+    /// The addresses of `authority`; there may be none. An error of the kind `NotFound` is final: the name never had any.
     pub(super) async fn addresses(&self, authority: &Arc<Authority>) -> io::Result<Arc<[SocketAddr]>> {
         if let Some((_, told)) = self.told.iter().find(|(name, _)| name.eq_ignore_ascii_case(&authority.host)) {
             let port = |address: &SocketAddr| if address.port() == 0 { authority.port } else { address.port() };
@@ -69,7 +75,8 @@ impl Resolver {
         }
         let asking = lookup_host((authority.host.as_str(), authority.port));
         let Some(found) = found else {
-            let addresses: Arc<[SocketAddr]> = asking.await?.collect();
+            let addresses: Arc<[SocketAddr]> = asking.await.map_err(|cause| self.unknown(authority, cause))?.collect();
+            self.unknown.lock().unwrap_or_else(PoisonError::into_inner).retain(|(name, _)| name != authority);
             if known.len() == KNOWN_MAX {
                 known.remove(0);
             }
@@ -83,6 +90,22 @@ impl Resolver {
             (found.addresses, found.found) = (addresses.collect(), found.asked);
         }
         Ok(Arc::clone(&found.addresses))
+    }
+
+    /// What a failed look-up of a name without known addresses means.
+    fn unknown(&self, authority: &Arc<Authority>, cause: io::Error) -> io::Error {
+        let mut unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+        match unknown.iter().find(|(name, _)| name == authority) {
+            Some((_, since)) if since.elapsed() >= UNKNOWN_FOR => io::Error::new(io::ErrorKind::NotFound, cause),
+            Some(_) => cause,
+            None => {
+                if unknown.len() == KNOWN_MAX {
+                    unknown.remove(0);
+                }
+                unknown.push((Arc::clone(authority), Instant::now()));
+                cause
+            }
+        }
     }
 
     /// `addresses` in the order to try them: another one first each time; those to avoid behind the others, and those that failed lately
@@ -177,6 +200,20 @@ mod tests {
             let asked = resolver.known.lock().await[0].asked;
             assert!(Arc::ptr_eq(&addresses, &resolver.addresses(root.authority()).await.unwrap()));
             assert_eq!(resolver.known.lock().await[0].asked, asked, "not for each connection anew");
+        });
+    }
+
+    #[test]
+    fn a_name_that_never_had_an_address_is_given_up() {
+        run(async {
+            let resolver = Resolver::default();
+            let root = Root::parse("http://nowhere.invalid:99/").unwrap();
+            let authority = Arc::clone(root.authority());
+            let kind = async || resolver.addresses(&authority).await.unwrap_err().kind();
+            assert_ne!(kind().await, io::ErrorKind::NotFound);
+            assert_ne!(kind().await, io::ErrorKind::NotFound, "the name server may be starting");
+            resolver.unknown.lock().unwrap()[0].1 = Instant::now().checked_sub(UNKNOWN_FOR).unwrap();
+            assert_eq!(kind().await, io::ErrorKind::NotFound);
         });
     }
 
