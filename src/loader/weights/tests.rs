@@ -79,7 +79,7 @@ fn reads_are_side_by_side_and_memory_is_bounded() {
     let store = ThrottleStore::new(store, Throttle { latency, bytes_per_second: 0, requests: 0 });
     let began = Instant::now();
     let weights = load(store, "m-{0..2}.safetensors").load_weights().unwrap();
-    // Three times one after the other: sizes, heads, one longer head, tensors; each of 60 ms, six reads and more at once.
+    // One after the other are sizes, heads, the one longer head, and tensors; the reads of each are side by side.
     let reads = weights.stats().requests as u32;
     assert!(reads >= 9 && began.elapsed() < latency * reads, "{reads} reads in {:?}", began.elapsed());
 }
