@@ -54,7 +54,7 @@ def test_files_come_back_as_they_were(model):
 
 def test_across_a_link_with_faults(model):
     place, everything = model
-    with farfeed.emulate.serve(place, rtt_ms=10, rate="1Gbit/s", cut=0.1, fail_503=0.1, seed=4) as url:
+    with farfeed.emulate.serve(place, rtt_ms=10, rate="125MB", cut=0.1, unavailable=0.1, seed=4) as url:
         same(farfeed.load_safetensors(f"{url}/model-{{0..1}}.safetensors"), everything)
 
 

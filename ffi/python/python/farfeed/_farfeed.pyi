@@ -29,6 +29,8 @@ __all__ = [
     "Tokens",
     "__version__",
     "index_location",
+    "load_safetensors",
+    "main",
     "make_index",
     "probe",
 ]
