@@ -1,6 +1,6 @@
 //! The header of a safetensors file: names, types and shapes of its tensors, and where they lie.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::fmt;
 
 use serde::Deserialize;
@@ -170,11 +170,15 @@ impl<'de> Visitor<'de> for EntriesVisitor {
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
                 entries.metadata = map.next_value()?;
-            } else if entries.tensors.contains_key(&name) {
-                return Err(serde::de::Error::custom(format_args!("tensor '{name}' is there twice")));
-            } else {
-                entries.tensors.insert(name, map.next_value()?);
+                continue;
             }
+            match entries.tensors.entry(name) {
+                btree_map::Entry::Vacant(free) => free.insert(map.next_value()?),
+                btree_map::Entry::Occupied(taken) => {
+                    let what = format_args!("tensor '{}' is there twice", taken.key());
+                    return Err(serde::de::Error::custom(what));
+                }
+            };
         }
         Ok(entries)
     }
