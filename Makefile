@@ -17,12 +17,14 @@ help:
 	@echo "make soak     minutes of random faults ($(SOAK_SECONDS) s; SOAK_SECONDS=600 for more): right bytes, flat memory"
 	@echo "make demo     a GPU (or host memory) fed across an emulated link, in one picture"
 	@echo
-	@echo "steps of make test: setup format lint unit docs examples"
+	@echo "make wheel    a portable wheel of the Python package, in $(WHEELS)"
+	@echo
+	@echo "steps of make test: setup format lint unit docs examples python"
 
 # One after the other, in this order, whatever -j says: they share cargo's lock anyway.
 .PHONY: test
 test:
-	@for step in setup format lint unit docs examples; do $(MAKE) --no-print-directory $$step; done
+	@for step in setup format lint unit docs examples python; do $(MAKE) --no-print-directory $$step; done
 	@echo "== all passed"
 
 .PHONY: setup
@@ -81,6 +83,29 @@ examples:
 	    timeout $(EXAMPLE_TIMEOUT) cargo run --quiet --all-features --example $$example \
 	        || { echo "example $$example failed (exit status $$?; 124: longer than $(EXAMPLE_TIMEOUT) s)"; exit 1; }; \
 	done
+
+# The extension that cargo's tests have built, beside the package's sources, in an environment of its own: nothing is installed elsewhere.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+PYTHON_HOME := $(TARGET)/tmp/python
+.PHONY: python
+python:
+	@echo "== Python package"
+	@sh ffi/python/tests/setup.sh $(PYTHON_HOME)
+	@cargo build --quiet --workspace --all-features
+	@sh ffi/python/tests/place.sh $(TARGET)/debug/lib_farfeed.so $(PYTHON_HOME)
+	@$(PYTHON_HOME)/venv/bin/python -W "ignore:farfeed was built" -m pytest -q -p no:cacheprovider --durations=5 ffi/python/tests
+
+# By zig's linker against an old glibc: it installs on any Linux of the last decade, for every Python from 3.11 on.
+WHEELS := $(or $(CARGO_TARGET_DIR),target)/wheels
+MATURIN := 1.16.0
+ZIG := 0.15.2
+.PHONY: wheel
+wheel:
+	@[ -x $(TARGET)/tmp/wheel/bin/maturin ] || python3 -m venv $(TARGET)/tmp/wheel
+	@$(TARGET)/tmp/wheel/bin/python -m pip install --quiet --disable-pip-version-check maturin==$(MATURIN) ziglang==$(ZIG)
+	@PATH="$(abspath $(TARGET)/tmp/wheel/bin):$$PATH" $(TARGET)/tmp/wheel/bin/maturin build --release --locked --zig \
+	    --compatibility manylinux_2_17 --manifest-path ffi/python/Cargo.toml --out $(WHEELS)
+	@ls -l $(WHEELS)/*.whl
 
 .PHONY: bench
 bench:

@@ -392,12 +392,15 @@ impl Controller {
             self.trial = Some(trial);
             return;
         }
-        (self.bytes, self.base) = (trial.from, Some(trial.base));
         let pause = if up { &mut self.up } else { &mut self.down };
         pause.lengthen(now);
         if self.starting {
-            self.settle(now);
+            // Depth is given back in steps from here: were it halved, what is in flight would be the slow half, and nothing would be
+            // asked for until that has landed.
+            self.base = Some(goodput);
+            return self.settle(now);
         }
+        (self.bytes, self.base) = (trial.from, Some(trial.base));
     }
 
     fn settle(&mut self, now: f64) {

@@ -9,6 +9,7 @@ mod control;
 mod race;
 mod reactor;
 mod retry;
+mod second;
 mod stream;
 mod tail;
 

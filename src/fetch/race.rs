@@ -1,12 +1,12 @@
 //! One request, watched; and a second one beside it when it is late.
 
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::reactor::Source;
+use super::reactor::{Source, note_refusal};
 use super::retry::RetryPolicy;
+use super::second::Second;
 use super::tail::{Look, Seen, Tails, Watch};
 use crate::error::{Error, Kind, Result};
 use crate::memory::{Landing, Slab};
@@ -50,20 +50,10 @@ pub(super) struct Ask<'a> {
     pub(super) impatient: bool,
 }
 
-/// The second request.
-struct Second {
-    running: Pin<Box<dyn Future<Output = (Result<Arrival>, Landing)> + Send>>,
-    progress: Arc<AtomicU64>,
-    asked: Instant,
-    /// Where in the first one's landing it begins.
-    from: usize,
-    reserved: u64,
-}
-
 /// What happened first.
 enum Event {
     First(Result<Arrival>),
-    Second(Result<Arrival>, Landing),
+    Second(Result<Arrival>),
     Tick,
 }
 
@@ -114,16 +104,16 @@ impl Course {
         let mut second: Option<Second> = None;
         let mut failure: Option<Error> = None;
         let mut pause = self.pause(Duration::ZERO);
-        let (arrival, brought, from) = loop {
+        let (arrival, won) = loop {
             let event = tokio::select! {
                 biased;
                 outcome = &mut first, if failure.is_none() => Event::First(outcome),
-                (outcome, landing) = async {
+                outcome = async {
                     match &mut second {
-                        Some(second) => second.running.as_mut().await,
+                        Some(second) => second.through().await,
                         None => std::future::pending().await,
                     }
-                } => Event::Second(outcome, landing),
+                } => Event::Second(outcome),
                 () = tokio::time::sleep(pause) => Event::Tick,
             };
             let here = progress.load(Ordering::Relaxed) as usize;
@@ -134,24 +124,26 @@ impl Course {
                 }
                 Event::First(Err(error)) if second.is_none() || !error.is_transient() => return Err(error),
                 Event::First(Err(error)) => failure = Some(error),
-                Event::Second(Ok(arrival), brought) => {
+                Event::Second(Ok(arrival)) => {
                     let Some(won) = second.take() else { continue };
                     self.second_wins(ask, &arrival, &won, here, here - start);
-                    break (arrival, brought, won.from);
+                    break (arrival, won);
                 }
                 // The first one is still under way, or has failed before.
-                Event::Second(Err(_), _) => {
+                Event::Second(Err(error)) => {
                     second = None;
+                    self.second_fails(&error);
                     if let Some(error) = failure {
                         return Err(error);
                     }
                 }
                 Event::Tick => {
-                    let twice = second.as_ref().map_or(0, |second| second.progress.load(Ordering::Relaxed));
+                    let twice = second.as_ref().map_or(0, Second::progress);
                     let quiet = pulse.beat(here as u64 + twice);
                     self.check(ask, watch, &mut pulse, quiet, here)?;
-                    if second.is_some() {
-                        pause = self.pause(quiet);
+                    if let Some(second) = &mut second {
+                        self.look_at_second(second, watch);
+                        pause = self.pause(if second.is_answered() { quiet } else { Duration::ZERO });
                         continue;
                     }
                     pause = match self.look(ask, watch, here - start, quiet) {
@@ -159,20 +151,23 @@ impl Course {
                         Look::GiveUp => {
                             return Err(stalled(ask, here, &format!("no byte for {quiet:.1?} while others came")));
                         }
-                        Look::Hedge => {
-                            second = self.second(ask, watch, here, start);
-                            self.pause(quiet)
+                        Look::Hedge { parts } => {
+                            second = self.second(ask, watch, here, start, parts);
+                            self.pause(Duration::ZERO)
                         }
                     };
                 }
             }
         };
         drop(first);
+        if let Some(error) = failure {
+            note_refusal(&error, &self.telemetry);
+        }
         // Bytes whose version is not known make way for those of one whole answer.
         if !ask.settled {
             landing.restart();
         }
-        let copied = append(landing, brought, from)?;
+        let copied = won.append_to(landing)?;
         Ok(Arrival { copied: arrival.copied + copied, ..arrival })
     }
 
@@ -208,38 +203,57 @@ impl Course {
         }
         let (sent, first_byte) = ask.route.progress();
         let elapsed = sent.unwrap_or_else(|| quiet.saturating_sub(SENDING_MAX));
-        let seen = Seen { elapsed, answered: first_byte.is_some(), landed, quiet: quiet.min(elapsed) };
+        let answered = first_byte.is_some();
+        let seen = Seen { elapsed, answered, landed, quiet: quiet.min(elapsed), splits: ask.settled };
         match self.tails().look(watch, seen) {
             Look::GiveUp if !ask.impatient => Look::Wait(PROGRESS_TICK),
             look => look,
         }
     }
 
-    /// Asks for what is missing a second time, into memory of its own; `None` if that is not to be had now.
-    fn second(&self, ask: &Ask<'_>, watch: &mut Watch, here: usize, start: usize) -> Option<Second> {
+    /// Asks for what is missing a second time, in so many parts, into memory of its own; `None` if that is not to be had now.
+    fn second(&self, ask: &Ask<'_>, watch: &mut Watch, here: usize, start: usize, parts: usize) -> Option<Second> {
         let missing = watch.bytes() - (here - start);
-        let pages = self.reserve.as_ref().filter(|_| ask.settled || here == 0);
-        let Some(pages) = pages.and_then(|reserve| reserve.take(missing.div_ceil(RESERVE_PAGE_BYTES))) else {
+        let Some(landings) = self.landings(ask.settled || here == 0, missing, parts) else {
             self.tails().unsent(watch, missing as u64);
             return None;
         };
         self.telemetry.count(Counter::Hedges, 1);
-        self.telemetry.count(Counter::Requests, 1);
-        let mut landing = Landing::new(pages, missing);
-        let progress = landing.progress();
-        let store = Arc::clone(&ask.source.store);
-        let request = ReadRequest { start: ask.request.start + here as u64, ..ask.request.clone() };
-        let route = ask.route.fork();
-        let running = Box::pin(async move {
-            let outcome = store.read_by(&request, &mut landing, &route).await;
-            (outcome, landing)
+        self.telemetry.count(Counter::Requests, landings.len() as u64);
+        Some(Second::start(&ask.source.store, ask.request, ask.route, here, landings))
+    }
+
+    /// Asks again for a part of it that is late in its turn.
+    fn look_at_second(&self, second: &mut Second, watch: &mut Watch) {
+        if second.progress() == 0 {
+            return;
+        }
+        self.tails().answered(watch);
+        let due = self.tails().first_byte_due(watch);
+        let Some((place, len)) = due.and_then(|due| second.late_part(due)) else { return };
+        let landing = self.landings(true, len, 1).and_then(|mut landings| landings.pop());
+        if let Some(landing) = landing
+            && self.tails().reserve(watch, len as u64)
+        {
+            self.telemetry.count(Counter::Requests, 1);
+            second.again(place, landing);
+        }
+    }
+
+    /// Memory for `len` bytes in at most so many parts, if there may be any.
+    fn landings(&self, may_be: bool, len: usize, parts: usize) -> Option<Vec<Landing>> {
+        let reserve = self.reserve.as_ref().filter(|_| may_be)?;
+        let part = len.div_ceil(parts.max(1)).next_multiple_of(RESERVE_PAGE_BYTES);
+        let parts = (0..len).step_by(part).map(|at| {
+            let len = part.min(len - at);
+            Some(Landing::new(reserve.take(len.div_ceil(RESERVE_PAGE_BYTES))?, len))
         });
-        Some(Second { running, progress, asked: Instant::now(), from: here, reserved: missing as u64 })
+        parts.collect()
     }
 
     fn first_wins(&self, ask: &Ask<'_>, arrival: &Arrival, bytes: usize, second: Option<&Second>) {
         if let Some(second) = second {
-            self.telemetry.count(Counter::BytesWasted, second.progress.load(Ordering::Relaxed));
+            self.telemetry.count(Counter::BytesWasted, second.progress());
         }
         if let (Some(elapsed), _) = ask.route.progress() {
             self.tails().sample(bytes, elapsed, arrival.first_byte);
@@ -247,31 +261,30 @@ impl Course {
     }
 
     fn second_wins(&self, ask: &Ask<'_>, arrival: &Arrival, won: &Second, here: usize, landed: usize) {
-        let twice = (here - won.from) as u64;
+        let twice = (here - won.from()) as u64;
         self.telemetry.count(Counter::HedgesWon, 1);
         self.telemetry.count(Counter::BytesWasted, twice);
+        self.telemetry.count(Counter::ConnectionsOpened, won.opened());
         let mut tails = self.tails();
-        tails.overtaken(won.reserved, twice);
-        tails.sample(won.reserved as usize, won.asked.elapsed(), arrival.first_byte);
+        tails.overtaken(won.len() as u64, twice);
+        tails.sample(won.longest(), won.elapsed(), arrival.first_byte);
         // What was overtaken would have taken longer.
         let (elapsed, first_byte) = ask.route.progress();
         let elapsed = elapsed.unwrap_or_default();
         tails.sample(landed, elapsed, first_byte.unwrap_or(elapsed));
     }
 
+    /// A store that refuses it is asked for less, as by any other request that it refuses.
+    fn second_fails(&self, error: &Error) {
+        note_refusal(error, &self.telemetry);
+        if error.kind() == Kind::Throttled {
+            self.tails().refused();
+        }
+    }
+
     fn tails(&self) -> MutexGuard<'_, Tails> {
         self.tails.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Moves what the second request brought, from byte `from` of the landing on, behind what has landed; gives the bytes copied.
-fn append(landing: &mut Landing, brought: Landing, from: usize) -> Result<u64> {
-    let len = brought.len();
-    let unfinished = || Error::new(Kind::Io, "a second request ended before all its bytes had landed").transient();
-    let brought = brought.landed().ok_or_else(unfinished)?;
-    let skip = landing.filled().saturating_sub(from);
-    let copied = brought.slices(skip, len - skip.min(len)).map(|slice| landing.push(slice) as u64).sum();
-    Ok(copied)
 }
 
 fn stalled(ask: &Ask<'_>, here: usize, what: &str) -> Error {

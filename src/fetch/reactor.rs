@@ -87,16 +87,21 @@ impl Observed {
     fn note(&mut self, outcome: &Result<Arrival>, telemetry: &Telemetry) {
         match outcome {
             Ok(arrival) => self.first_byte = Some(arrival.first_byte),
-            Err(error) if error.kind() == Kind::Throttled => {
-                self.throttled += 1;
-                telemetry.count(Counter::Throttled, 1);
+            Err(error) => {
+                self.throttled += u32::from(error.kind() == Kind::Throttled);
+                self.timed_out += u32::from(error.kind() == Kind::Stalled);
+                note_refusal(error, telemetry);
             }
-            Err(error) if error.kind() == Kind::Stalled => {
-                self.timed_out += 1;
-                telemetry.count(Counter::TimedOut, 1);
-            }
-            Err(_) => {}
         }
+    }
+}
+
+/// Counts a request that the store refused or did not serve in time, second ones included: depth follows these counts.
+pub(super) fn note_refusal(error: &Error, telemetry: &Telemetry) {
+    match error.kind() {
+        Kind::Throttled => telemetry.count(Counter::Throttled, 1),
+        Kind::Stalled => telemetry.count(Counter::TimedOut, 1),
+        _ => {}
     }
 }
 

@@ -17,6 +17,8 @@ const SAMPLES_MIN: usize = 8;
 const QUANTILE: f64 = 0.95;
 /// A deadline is this many times what nearly all requests take, and a little more for whatever else the machine does.
 const FACTOR: f64 = 2.0;
+/// First bytes vary less than bodies do.
+const FIRST_BYTE_FACTOR: f64 = 1.5;
 const FLOOR: Duration = Duration::from_millis(10);
 
 /// Bytes that may be asked for twice before so many have arrived that the share allows them: the first seconds' stragglers. It is not
@@ -31,6 +33,11 @@ const URGENT: usize = 16;
 const RECENT_LATE_MAX: u32 = 8;
 /// Of the requests in flight one, and one more for so many, may be late.
 const LATE_SHARE: usize = 16;
+
+/// A second request goes out in so many parts at the most, each at least so long: what is idle when it is sent are cold connections, and what a
+/// whole read takes over one of them is round trips. More of them at once fill the link's queue, and cost the others more than they gain.
+const PARTS_MAX: usize = 4;
+const PART_BYTES_MIN: u64 = 64 << 10;
 
 /// Requests in flight, second ones included: a connection each.
 const CONNECTIONS_MAX: usize = 256;
@@ -59,7 +66,7 @@ pub(super) struct Tails {
     usual: Vec<Option<(u64, Usual)>>,
     in_flight: BTreeSet<u64>,
     late_in_flight: usize,
-    /// Second requests for those in flight.
+    /// Second requests for those in flight, each part a request.
     racing: usize,
     /// The newest outcomes, the newest in the lowest bit: 1 is late.
     recent: u64,
@@ -97,7 +104,8 @@ pub(super) struct Watch {
     late_before: u64,
     is_late: bool,
     late_since: Option<Duration>,
-    hedged: bool,
+    /// Parts of its second request; there is one at the most.
+    hedged: usize,
 }
 
 /// How far a request has come.
@@ -111,6 +119,8 @@ pub(super) struct Seen {
     pub(super) landed: usize,
     /// Since it last brought any, or was sent.
     pub(super) quiet: Duration,
+    /// Whether several answers may be put together.
+    pub(super) splits: bool,
 }
 
 /// What to do about a request.
@@ -118,8 +128,8 @@ pub(super) struct Seen {
 pub(super) enum Look {
     /// Look again after so long.
     Wait(Duration),
-    /// Ask a second time for what is missing; the bytes are reserved.
-    Hedge,
+    /// Ask a second time for what is missing, in at most so many parts; the bytes are reserved.
+    Hedge { parts: usize },
     /// Nothing comes, while others are served: ask elsewhere.
     GiveUp,
 }
@@ -146,7 +156,7 @@ impl Tails {
     pub(super) fn begin(&mut self, id: u64, bytes: usize) -> Watch {
         self.in_flight.insert(id);
         let (in_time_before, late_before) = (self.in_time, self.late);
-        Watch { id, bytes, in_time_before, late_before, is_late: false, late_since: None, hedged: false }
+        Watch { id, bytes, in_time_before, late_before, is_late: false, late_since: None, hedged: 0 }
     }
 
     /// It has ended with `landed` bytes, after `elapsed`; `None` when it failed.
@@ -154,7 +164,7 @@ impl Tails {
         let usual = self.usual(&watch);
         self.mark(&mut watch, false);
         self.in_flight.remove(&watch.id);
-        self.racing -= usize::from(watch.hedged);
+        self.racing -= watch.hedged;
         self.delivered += landed as u64;
         let Some(elapsed) = elapsed else { return };
         let late = usual.is_some_and(|usual| elapsed >= usual.deadline(watch.bytes));
@@ -196,20 +206,18 @@ impl Tails {
             return Look::Wait((since + beat - seen.elapsed).clamp(LOOK_MIN, LOOK_MAX));
         }
         let missing = (watch.bytes - seen.landed.min(watch.bytes)) as u64;
-        let sensible = missing > 0 && !watch.hedged && usual.is_worth_it(watch.bytes, seen) && self.is_calm();
-        if sensible && self.affords(watch, missing) {
-            watch.hedged = true;
-            self.racing += 1;
-            self.asked_twice += missing;
-            return Look::Hedge;
+        let sensible = missing > 0 && watch.hedged == 0 && usual.is_worth_it(watch.bytes, seen) && self.is_calm();
+        if sensible && self.reserve(watch, missing) {
+            watch.hedged = self.parts(missing, seen.splits);
+            self.racing += watch.hedged;
+            return Look::Hedge { parts: watch.hedged };
         }
         Look::Wait(beat.clamp(LOOK_MIN, LOOK_MAX))
     }
 
     /// The second request for `reserved` bytes was not sent after all.
     pub(super) fn unsent(&mut self, watch: &mut Watch, reserved: u64) {
-        watch.hedged = false;
-        self.racing -= 1;
+        self.racing -= std::mem::take(&mut watch.hedged);
         self.asked_twice -= reserved.min(self.asked_twice);
     }
 
@@ -218,6 +226,28 @@ impl Tails {
     pub(super) fn overtaken(&mut self, reserved: u64, twice: u64) {
         let cost = twice.saturating_add(UNSEEN_BYTES).min(reserved);
         self.asked_twice -= (reserved - cost).min(self.asked_twice);
+    }
+
+    /// Whether so many bytes may be asked for once more for this request; they are reserved then.
+    pub(super) fn reserve(&mut self, watch: &Watch, bytes: u64) -> bool {
+        let affords = self.affords(watch, bytes);
+        self.asked_twice += if affords { bytes } else { 0 };
+        affords
+    }
+
+    /// When the answer to a request should have begun, if that is known.
+    pub(super) fn first_byte_due(&mut self, watch: &Watch) -> Option<Duration> {
+        self.usual(watch).map(|usual| usual.first_byte_due())
+    }
+
+    /// The second request is being answered: it was only the first one that was late.
+    pub(super) fn answered(&mut self, watch: &mut Watch) {
+        self.mark(watch, false);
+    }
+
+    /// The store refused a second request: it has no room for them. None is sent until most of the newest requests were in time again.
+    pub(super) fn refused(&mut self) {
+        self.recent = u64::MAX;
     }
 
     /// Bytes per second below which a request is dropped: what the caller allows, but no more than a quarter of what is usual.
@@ -263,9 +293,18 @@ impl Tails {
         self.in_flight.range(..=watch.id).count()
     }
 
+    fn connections(&self) -> usize {
+        self.in_flight.len() + self.racing
+    }
+
+    /// How many requests share what is asked for twice: the more, the sooner they are through.
+    fn parts(&self, bytes: u64, splits: bool) -> usize {
+        let most = if splits { PARTS_MAX.min(CONNECTIONS_MAX - self.connections()) } else { 1 };
+        ((bytes / PART_BYTES_MIN) as usize).clamp(1, most)
+    }
+
     fn is_calm(&self) -> bool {
-        let connections = self.in_flight.len() + self.racing;
-        connections < CONNECTIONS_MAX
+        self.connections() < CONNECTIONS_MAX
             && self.late_in_flight <= 1 + self.in_flight.len() / LATE_SHARE
             && self.recent.count_ones() <= RECENT_LATE_MAX
     }
@@ -310,11 +349,16 @@ impl Usual {
         FLOOR + seconds(FACTOR * (self.first_byte_late + self.pace_late * bytes as f64))
     }
 
+    /// When the first of them should be here.
+    fn first_byte_due(&self) -> Duration {
+        FLOOR + seconds(FIRST_BYTE_FACTOR * self.first_byte_late)
+    }
+
     /// When a request that has come so far is late.
     fn due(&self, bytes: usize, seen: Seen) -> Duration {
         let due = self.deadline(bytes);
         if !seen.answered && seen.landed == 0 {
-            return due.min(FLOOR + seconds(FACTOR * self.first_byte_late));
+            return due.min(self.first_byte_due());
         }
         // Half its time has gone, and at this pace the other half will not do: what is seen of a body lags behind by some moments.
         let crawls = || seen.elapsed.as_secs_f64() * bytes as f64 > due.as_secs_f64() * seen.landed as f64;
@@ -344,5 +388,7 @@ fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX / 16)
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

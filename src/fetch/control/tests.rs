@@ -10,9 +10,7 @@ const TO: Duration = Duration::from_secs(25);
 /// The controller reaches at least this part of the best fixed depth's goodput.
 const OF_BEST: f64 = 0.95;
 /// At 50 MB/s, 100 ms and 0.1 % loss it takes longer to find that many more connections help. What it reaches is a matter of luck.
-const OF_BEST_FAR_AND_LOSSY: f64 = 0.83;
-/// The same where the server's system uses Reno.
-const OF_BEST_FAR_AND_LOSSY_RENO: f64 = 0.83;
+const OF_BEST_FAR_AND_LOSSY: f64 = 0.9;
 /// And at 1.25 GB/s and 100 ms, where Reno would do better with half of what the link seems to want.
 const OF_BEST_FAR_AND_FAST_RENO: f64 = 0.78;
 /// What the loader did without a controller.
@@ -80,6 +78,8 @@ fn comes_close_to_the_best_fixed_depth() {
 #[test]
 #[ignore = "the full grid, minutes: the table of docs/design/0009"]
 fn comes_close_to_the_best_fixed_depth_everywhere() {
+    // Other losses and jitter: FARFEED_GRID_SEED=11 cargo test …
+    let seed = std::env::var("FARFEED_GRID_SEED").map_or(7, |seed| seed.parse().unwrap());
     println!(
         "| far end | RTT ms | MB/s | capped | loss | server ms | best fixed, at MiB | 64 MiB seed | controlled | of best | at MiB | first 3 s: seed | controlled |"
     );
@@ -88,7 +88,7 @@ fn comes_close_to_the_best_fixed_depth_everywhere() {
         for rtt in [0.2, 15.0, 30.0, 100.0] {
             for rate in [50_000_000, 250_000_000, 1_250_000_000] {
                 for (cap, loss, server) in caps_losses_servers() {
-                    let link = Link { congestion, ..link(rtt, rate, cap, loss, server) };
+                    let link = Link { congestion, seed, ..link(rtt, rate, cap, loss, server) };
                     if compare(&link) < least(&link) {
                         missed.push(link);
                     }
@@ -128,7 +128,6 @@ fn compare(link: &Link) -> f64 {
 fn least(link: &Link) -> f64 {
     let (far, reno) = (link.rtt > seconds(0.09), link.congestion == Congestion::Reno);
     match link.rate_bytes_s {
-        Some(50_000_000) if far && link.loss > 5e-4 && reno => OF_BEST_FAR_AND_LOSSY_RENO,
         Some(50_000_000) if far && link.loss > 5e-4 => OF_BEST_FAR_AND_LOSSY,
         Some(1_250_000_000) if far && reno => OF_BEST_FAR_AND_FAST_RENO,
         _ => OF_BEST,

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::simulation::{Case, Outcome, run};
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
@@ -7,12 +8,12 @@ const SIZE: usize = 1 << 20;
 
 /// Not a byte so far.
 fn silent(elapsed: Duration) -> Seen {
-    Seen { elapsed, answered: false, landed: 0, quiet: elapsed }
+    Seen { elapsed, answered: false, landed: 0, quiet: elapsed, splits: true }
 }
 
 /// The body comes, evenly.
 fn under_way(elapsed: Duration, landed: usize) -> Seen {
-    Seen { elapsed, answered: true, landed, quiet: Duration::ZERO }
+    Seen { elapsed, answered: true, landed, quiet: Duration::ZERO, splits: true }
 }
 
 fn served(tails: &mut Tails, watch: Watch, took: Duration, first_byte: Duration) {
@@ -46,14 +47,18 @@ fn await_verdict(tails: &mut Tails, watch: &mut Watch) -> (Look, Duration) {
     (Look::Wait(Duration::MAX), elapsed)
 }
 
+fn is_hedge(verdict: (Look, Duration)) -> bool {
+    matches!(verdict.0, Look::Hedge { .. })
+}
+
 #[test]
 fn a_silent_request_is_asked_again_when_it_is_late() {
     let mut tails = after(200);
     let mut watch = tails.begin(1000, SIZE);
     let (done, elapsed) = await_verdict(&mut tails, &mut watch);
-    // Twice the slowest of nearly all first bytes, 30 ms, the floor, and a beat.
-    assert_eq!(done, Look::Hedge);
-    assert!(elapsed >= MS * 68 && elapsed < MS * 100, "{elapsed:?}");
+    // One and a half times the slowest of nearly all first bytes, 30 ms, the floor, and a beat.
+    assert_eq!(done, Look::Hedge { parts: PARTS_MAX });
+    assert!(elapsed >= MS * 60 && elapsed < MS * 80, "{elapsed:?}");
     assert!(matches!(tails.look(&mut watch, silent(elapsed * 2)), Look::Wait(_)), "once");
 }
 
@@ -75,7 +80,7 @@ fn a_body_is_late_by_its_pace() {
     };
     assert!(matches!(look(MS * 100, 1), Look::Wait(_)), "what is seen lags behind");
     assert!(matches!(look(MS * 200, SIZE - 1), Look::Wait(_)));
-    assert_eq!(look(MS * 300, SIZE / 8), Look::Hedge);
+    assert_eq!(look(MS * 300, SIZE / 8), Look::Hedge { parts: PARTS_MAX });
     assert!(
         matches!(look(MS * 300, SIZE - SIZE / 20), Look::Wait(_)),
         "the rest will be here sooner than a second answer"
@@ -107,7 +112,7 @@ fn too_few_are_no_measure() {
     for elder in elders {
         served(&mut tails, elder, MS * 100, MS * 20);
     }
-    assert_eq!(await_verdict(&mut tails, &mut watch).0, Look::Hedge);
+    assert!(is_hedge(await_verdict(&mut tails, &mut watch)));
 }
 
 #[test]
@@ -132,7 +137,50 @@ fn when_everything_is_slow_nothing_is_asked_twice() {
         served(&mut tails, watch, MS * 100, MS * 25);
     }
     assert_eq!(tails.late_in_flight, 0);
-    assert_eq!(await_verdict(&mut tails, &mut watch).0, Look::Hedge);
+    assert!(is_hedge(await_verdict(&mut tails, &mut watch)));
+}
+
+#[test]
+fn what_is_asked_twice_is_shared_by_many() {
+    let tails = after(200);
+    assert_eq!(tails.parts(SIZE as u64, true), PARTS_MAX);
+    assert_eq!(tails.parts(3 * PART_BYTES_MIN + 1, true), 3);
+    assert_eq!(tails.parts(1, true), 1);
+    assert_eq!(tails.parts(SIZE as u64, false), 1, "bytes of unknown versions do not mix");
+    let mut tails = after(200);
+    tails.racing = CONNECTIONS_MAX - 3;
+    assert_eq!(tails.parts(SIZE as u64, true), 3, "no more connections");
+}
+
+/// More late ones at a time than are bad luck, unless it is seen that the store serves others meanwhile.
+#[test]
+fn a_late_one_whose_second_request_is_answered_no_longer_counts() {
+    let mut tails = after(200);
+    let mut watches: Vec<_> = (1000..1008).map(|id| tails.begin(id, SIZE)).collect();
+    let late = MS * 70;
+    let hedged = |tails: &mut Tails, watch: &mut Watch| {
+        tails.look(watch, silent(late));
+        is_hedge((tails.look(watch, silent(late + MS * 20)), late))
+    };
+    assert!(hedged(&mut tails, &mut watches[0]));
+    assert!(!hedged(&mut tails, &mut watches[1]), "two of eight");
+    tails.answered(&mut watches[0]);
+    assert!(hedged(&mut tails, &mut watches[1]));
+    assert_eq!(tails.late_in_flight, 1);
+}
+
+#[test]
+fn a_store_that_refuses_a_second_request_is_sent_none_for_a_while() {
+    let mut tails = after(200);
+    tails.refused();
+    let mut watch = tails.begin(1000, SIZE);
+    assert!(!is_hedge(await_verdict(&mut tails, &mut watch)));
+    for id in 2000..2000 + u64::from(u64::BITS - RECENT_LATE_MAX) {
+        assert!(!tails.is_calm());
+        let watch = tails.begin(id, SIZE);
+        served(&mut tails, watch, MS * 100, MS * 25);
+    }
+    assert!(is_hedge(await_verdict(&mut tails, &mut watch)));
 }
 
 #[test]
@@ -157,9 +205,9 @@ fn what_is_needed_last_leaves_half_of_the_budget() {
     let mut twice = 0;
     for id in 2000.. {
         let mut watch = tails.begin(id, SIZE);
-        let (look, _) = await_verdict(&mut tails, &mut watch);
+        let verdict = await_verdict(&mut tails, &mut watch);
         served(&mut tails, watch, MS * 100, MS * 25);
-        if look != Look::Hedge {
+        if !is_hedge(verdict) {
             break;
         }
         twice += SIZE as u64;
@@ -168,7 +216,7 @@ fn what_is_needed_last_leaves_half_of_the_budget() {
     assert!(twice <= budget / 2 && twice + SIZE as u64 > budget / 2 - SIZE as u64, "{twice} of {budget}");
     drop(elders);
     let mut urgent = tails.begin(0, SIZE);
-    assert_eq!(await_verdict(&mut tails, &mut urgent).0, Look::Hedge);
+    assert!(is_hedge(await_verdict(&mut tails, &mut urgent)));
 }
 
 #[test]
@@ -202,6 +250,15 @@ enum Event {
         which: usize,
         twice: u64,
     },
+    /// A part of a second request is late in its turn, or all are answered.
+    Again {
+        which: usize,
+        bytes: u64,
+    },
+    Answered {
+        which: usize,
+    },
+    Refused,
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -210,6 +267,9 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (any::<usize>(), 0u32..3000).prop_map(|(which, ms)| Event::Wait { which, ms }),
         2 => (any::<usize>(), 1u32..200, prop::bool::weighted(0.9)).prop_map(|(which, ms, ok)| Event::End { which, ms, ok }),
         1 => (any::<usize>(), any::<u64>()).prop_map(|(which, twice)| Event::Overtaken { which, twice }),
+        1 => (any::<usize>(), 1..SIZE as u64).prop_map(|(which, bytes)| Event::Again { which, bytes }),
+        1 => any::<usize>().prop_map(|which| Event::Answered { which }),
+        1 => Just(Event::Refused),
     ]
 }
 
@@ -231,7 +291,7 @@ proptest! {
                 Event::Wait { which, ms } => {
                     if let Some((watch, hedge)) = in_flight.get_mut(which % count) {
                         let before = tails.asked_twice;
-                        if tails.look(watch, silent(MS * ms)) == Look::Hedge {
+                        if is_hedge((tails.look(watch, silent(MS * ms)), MS)) {
                             let reserved = tails.asked_twice - before;
                             prop_assert!(hedge.replace(reserved).is_none() && reserved == watch.bytes as u64);
                         }
@@ -245,6 +305,17 @@ proptest! {
                         tails.sample(bytes, MS * ms, MS * ms / 4);
                     }
                 }
+                Event::Again { which, bytes } => {
+                    if let Some((watch, Some(reserved))) = in_flight.get_mut(which % count) {
+                        *reserved += if tails.reserve(watch, bytes) { bytes } else { 0 };
+                    }
+                }
+                Event::Answered { which } => {
+                    if let Some((watch, _)) = in_flight.get_mut(which % count) {
+                        tails.answered(watch);
+                    }
+                }
+                Event::Refused => tails.refused(),
                 Event::Overtaken { which, twice } => {
                     if let Some((_, hedge)) = in_flight.get_mut(which % count)
                         && let Some(reserved) = hedge.take()
@@ -257,8 +328,84 @@ proptest! {
             prop_assert!(tails.asked_twice <= budget, "{} of {budget}", tails.asked_twice);
             prop_assert_eq!(tails.late_in_flight, in_flight.iter().filter(|(watch, _)| watch.is_late).count());
             prop_assert_eq!(tails.in_flight.len(), in_flight.len());
-            prop_assert_eq!(tails.racing, in_flight.iter().filter(|(watch, _)| watch.hedged).count());
+            prop_assert_eq!(tails.racing, in_flight.iter().map(|(watch, _)| watch.hedged).sum::<usize>());
             prop_assert!(tails.samples.len() <= SAMPLES_MAX);
         }
+    }
+}
+
+const LINK: u64 = 125_000_000;
+
+/// A place of the benchmark's: round-trip time, share of the link's rate that is consumed; and what came of it, over all seeds.
+struct Place {
+    rtt_ms: u32,
+    demand: f64,
+    /// 99th percentiles of the time from one batch to the next, in ms: without slow requests, with one in a hundred, and that without second requests.
+    clean: f64,
+    slow: f64,
+    bare: f64,
+    extra: f64,
+    struck: usize,
+}
+
+impl Place {
+    fn simulate(rtt_ms: u32, demand: f64, seeds: u64) -> Self {
+        let pace = (demand < 1.0).then_some(demand * LINK as f64);
+        let clean =
+            Case { link: LINK, rtt: MS * rtt_ms, pace, slow: 0.0, hedge: Hedge::default(), samples: 12_496, seed: 0 };
+        let slow = Case { slow: 0.01, ..clean };
+        let bare = Case { hedge: Hedge::off(), ..slow };
+        let epochs = |case: Case| (0..seeds).map(|seed| run(Case { seed, ..case })).collect::<Vec<_>>();
+        let with = epochs(slow);
+        let place = Place {
+            rtt_ms,
+            demand,
+            clean: p99_ms(&epochs(clean)),
+            slow: p99_ms(&with),
+            bare: p99_ms(&epochs(bare)),
+            extra: with.iter().map(|outcome| outcome.extra).fold(0.0, f64::max),
+            struck: with.iter().map(|outcome| outcome.struck).sum(),
+        };
+        place.print();
+        place
+    }
+
+    fn ratio(&self) -> f64 {
+        self.slow / self.clean
+    }
+
+    fn print(&self) {
+        let Place { rtt_ms, demand, clean, slow, bare, extra, struck } = self;
+        println!(
+            "| {:.0} % | {rtt_ms} ms | {clean:.0} | {slow:.0} | {:.2} | {bare:.0} | {:.2} % | {struck} |",
+            100.0 * demand,
+            self.ratio(),
+            100.0 * extra
+        );
+    }
+}
+
+fn p99_ms(outcomes: &[Outcome]) -> f64 {
+    let mut gaps: Vec<f64> = outcomes.iter().flat_map(|outcome| outcome.gaps.iter().copied()).collect();
+    1e3 * quantile(&mut gaps, 0.99)
+}
+
+/// One request in a hundred takes ten times as long: the promise about batches, without a machine's noise.
+#[test]
+fn slow_requests_are_hardly_felt() {
+    for (rtt_ms, demand) in [(15, 1.0), (30, 1.0), (15, 0.6), (30, 0.6)] {
+        let place = Place::simulate(rtt_ms, demand, 4);
+        assert!(place.struck >= 60, "{}", place.struck);
+        assert!(place.ratio() <= 1.5, "{rtt_ms} ms, {demand}: {:.2}", place.ratio());
+        assert!(place.extra > 0.0 && place.extra <= 0.02, "{rtt_ms} ms, {demand}: {:.4}", place.extra);
+        assert!(demand < 1.0 || place.bare > 2.0 * place.clean, "{rtt_ms} ms: {} without, {}", place.bare, place.clean);
+    }
+}
+
+#[test]
+#[ignore = "a minute: the table of docs/design/0007"]
+fn slow_requests_in_a_table() {
+    for (rtt_ms, demand) in [(15, 1.0), (30, 1.0), (15, 0.6), (30, 0.6)] {
+        Place::simulate(rtt_ms, demand, 24);
     }
 }
