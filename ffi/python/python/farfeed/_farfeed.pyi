@@ -2,7 +2,7 @@
 
 import builtins
 from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
-from typing import Any, Literal, SupportsIndex, TypeVar, final, overload
+from typing import Any, Literal, NoReturn, SupportsIndex, TypeVar, final, overload
 
 from typing_extensions import CapsuleType
 
@@ -174,6 +174,7 @@ class Loader:
     def close(self) -> None: ...
     def __enter__(self) -> Loader: ...
     def __exit__(self, *_exception: object) -> None: ...
+    def __reduce__(self) -> NoReturn: ...
 
 @final
 class Epoch(Iterator[Batch]):
