@@ -4,8 +4,16 @@ use crate::store::{Fault, FaultStore, MemoryStore, Store, Throttle, ThrottleStor
 
 const CODES: [(&str, Dtype); 4] = [("F32", Dtype::F32), ("BF16", Dtype::BF16), ("U8", Dtype::U8), ("I64", Dtype::I64)];
 
+/// A tensor as it was written.
+struct Written {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
 /// Tensors of many sizes, some without elements, some longer than a read; each byte says which and where.
-fn model(files: usize) -> (Arc<MemoryStore>, Vec<(String, Dtype, Vec<usize>, Vec<u8>)>) {
+fn model(files: usize) -> (Arc<MemoryStore>, Vec<Written>) {
     let store = MemoryStore::new();
     let mut all = Vec::new();
     for file in 0..files {
@@ -26,7 +34,7 @@ fn model(files: usize) -> (Arc<MemoryStore>, Vec<(String, Dtype, Vec<usize>, Vec
             let offsets = [data.len(), data.len() + len];
             table.insert(name.clone(), serde_json::json!({"dtype": code, "shape": shape, "data_offsets": offsets}));
             data.extend_from_slice(&bytes);
-            all.push((name, dtype, shape, bytes));
+            all.push(Written { name, dtype, shape, bytes });
         }
         // The second file's header is longer than what is read first.
         let pad = if file == 1 { HEAD_BYTES as usize } else { 5 };
@@ -47,15 +55,15 @@ fn load(store: Arc<dyn Store>, pattern: &str) -> LoaderBuilder {
 fn every_tensor_is_where_and_what_it_should_be() {
     let (store, all) = model(3);
     let weights = load(store, "m-{0..2}.safetensors").load_weights().unwrap();
-    assert_eq!(weights.tensors().map(|(name, _)| name).collect::<Vec<_>>().len(), all.len());
-    for (name, dtype, shape, bytes) in &all {
+    assert_eq!((weights.len(), weights.tensors().count()), (all.len(), all.len()));
+    for Written { name, dtype, shape, bytes } in &all {
         let tensor = weights.tensor(name).unwrap();
         assert_eq!((tensor.dtype, tensor.shape, tensor.len), (*dtype, shape.as_slice(), bytes.len()), "{name}");
         assert!(tensor.bytes == Some(bytes.as_slice()) && weights.read_back(name).unwrap() == *bytes, "{name}");
         assert_eq!(tensor.pointer % 256, 0, "{name}");
     }
     assert_eq!(weights.metadata().get("file").map(String::as_str), Some("0"));
-    assert_eq!(weights.payload_bytes(), all.iter().map(|tensor| tensor.3.len() as u64).sum::<u64>());
+    assert_eq!(weights.payload_bytes(), all.iter().map(|tensor| tensor.bytes.len() as u64).sum::<u64>());
     assert!(weights.stats().fetch.bytes >= weights.payload_bytes());
     let error = weights.tensor("layer").unwrap_err();
     assert!(error.kind() == Kind::NotFound && error.to_string().contains("'0.layer."), "{error}");
@@ -69,7 +77,7 @@ fn faults_on_the_way_are_survived() {
     let store = FaultStore::seeded(store, 5, 300, [cut, fail]);
     let weights = load(Arc::clone(&store) as _, "m-{0..1}.safetensors").load_weights().unwrap();
     assert!(store.faults() > 0);
-    assert!(all.iter().all(|(name, _, _, bytes)| weights.tensor(name).unwrap().bytes == Some(bytes.as_slice())));
+    assert!(all.iter().all(|t| weights.tensor(&t.name).unwrap().bytes == Some(t.bytes.as_slice())));
 }
 
 #[test]
