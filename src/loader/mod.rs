@@ -23,6 +23,7 @@ mod run;
 mod scan;
 mod source;
 mod value;
+mod weights;
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,6 +42,7 @@ pub use indexing::{IndexProgress, index_location};
 pub use peek::Peek;
 pub use quarantine::{OnError, Quarantine, Quarantined};
 pub use scan::Scanned;
+pub use weights::Weights;
 
 use crate::dataset::Dataset;
 use crate::error::{Error, Kind, Result};

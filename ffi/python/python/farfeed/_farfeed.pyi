@@ -29,6 +29,7 @@ __all__ = [
     "Tokens",
     "__version__",
     "index_location",
+    "load_safetensors",
     "main",
     "make_index",
     "probe",
@@ -312,3 +313,15 @@ def probe(
     client_certificate: tuple[Path, Path] | None = None,
     retry: Retry | None = None,
 ) -> Report: ...
+def load_safetensors(
+    urls: Urls,
+    *,
+    device: object = None,
+    host_memory: Size | None = None,
+    device_memory: Size | None = None,
+    requests: int | None = None,
+    storage_options: Mapping[str, object] | None = None,
+    ca_bundle: Path | None = None,
+    client_certificate: tuple[Path, Path] | None = None,
+    retry: Retry | None = None,
+) -> dict[str, Column]: ...
