@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use farfeed::Kind;
 use farfeed::device::{Device, DeviceSlot, Engine, RawStream, Segment, copy_rate, probe};
 use farfeed::memory::{Landed, Landing, Slab};
+use farfeed::store::MemoryStore;
+use farfeed::{ByteSize, Kind, Loader};
 use farfeed_driver_double::{Double, DoubleDevice, Live};
 
 const PAGE_BYTES: usize = 4096;
@@ -355,4 +356,41 @@ fn what_cannot_be_had_is_explained_or_done_without() {
     drop((slot, engine, slab));
     drop(device);
     assert_eq!((double.violations().as_str(), double.live()), ("", Live::default()));
+}
+
+/// A safetensors file of so many tensors of so many floats.
+fn safetensors(tensors: usize, floats: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
+    let values: Vec<_> = (0..tensors).map(|number| pattern(floats * 4, number)).collect();
+    let entry = |number| {
+        let (from, to) = (number * floats * 4, (number + 1) * floats * 4);
+        format!(r#""t{number}":{{"dtype":"F32","shape":[{floats}],"data_offsets":[{from},{to}]}}"#)
+    };
+    let table = format!("{{{}}}", (0..tensors).map(entry).collect::<Vec<_>>().join(","));
+    let head = [&(table.len() as u64).to_le_bytes(), table.as_bytes()].concat();
+    (head.into_iter().chain(values.iter().flatten().copied()).collect(), values)
+}
+
+#[test]
+fn weights_go_through_less_host_memory_than_they_have_bytes() {
+    let (ordinal, host_memory) = (10, ByteSize::mib(10));
+    let double = Double::load().device(ordinal);
+    let device = Device::cuda(ordinal).expect("the double has that many devices");
+    let (file, values) = safetensors(5, 1_000_003);
+    assert!(file.len() as u64 > host_memory.as_bytes());
+    let store = MemoryStore::new();
+    store.put("m.safetensors", file);
+    let builder = Loader::builder("memory:m.safetensors").store(store).device(device.clone()).host_memory(host_memory);
+    let weights = builder.load_weights().expect("the tensors fit");
+    assert!(weights.device() == &device && weights.len() == values.len());
+    for (number, value) in values.iter().enumerate() {
+        let name = format!("t{number}");
+        let tensor = weights.tensor(&name).expect("it is there");
+        assert!(tensor.bytes.is_none() && tensor.pointer % 256 == 0, "{name} lies on the device");
+        assert!(weights.read_back(&name).expect("it can be read") == *value, "{name}");
+    }
+    weights.wait_on(RawStream::LEGACY_DEFAULT).expect("the stream is remembered");
+    drop((weights, device));
+    double.drain();
+    assert_eq!(double.violations(), "");
+    assert_eq!(double.live(), Live::default());
 }

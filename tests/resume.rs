@@ -98,6 +98,28 @@ fn every_sample_comes_once_and_the_world_size_changes_no_global_batch() {
     }
 }
 
+/// A consumer that counts batches never sees that there are no more.
+#[test]
+fn a_stream_whose_ends_nobody_sees_is_one_stream() {
+    let loader = builder(0, 1).epochs(3).build().unwrap();
+    let mut taken = Vec::new();
+    for epoch in 0..3 {
+        assert_eq!(loader.current_epoch(), epoch);
+        let mut batches = loader.epoch(epoch);
+        taken.extend((0..BATCHES).map(|_| rows(&batches.next().unwrap().unwrap())));
+        let state = loader.state();
+        assert_eq!((state.epoch, state.position), (epoch + 1, 0));
+    }
+    assert!(taken.iter().zip(WHOLE.iter()).all(|(taken, whole)| *taken == whole.2));
+    assert!(loader.epoch(3).next().is_none());
+    // Had it begun anew, what was read ahead would have been read twice.
+    let once = builder(0, 1).epochs(3).build().unwrap();
+    for epoch in 0..3 {
+        once.epoch(epoch).for_each(|batch| drop(batch.unwrap()));
+    }
+    assert_eq!(loader.stats().fetch.bytes, once.stats().fetch.bytes);
+}
+
 #[test]
 fn the_last_batch_is_dropped_or_kept() {
     let loader = builder(1, 4).drop_last(true).build().unwrap();

@@ -5,7 +5,6 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
-use farfeed::dataset::Dtype;
 use farfeed::device::Device;
 use farfeed::fetch::RetryPolicy;
 use farfeed::loader::LoaderBuilder;
@@ -174,13 +173,13 @@ fn field_kind(text: &str) -> Result<Field> {
         Error::new(Kind::Config, format!("'{text}' is no kind of field"))
             .advice("write bytes, int, float, json, or a type and shape as in float32[3,224,224]")
     };
-    if let Some(dtype) = dtype(text) {
+    if let Ok(dtype) = text.parse() {
         return Ok(Field::array(dtype, &[]));
     }
     let (name, shape) = text.strip_suffix(']').and_then(|text| text.split_once('[')).ok_or_else(wrong)?;
     let shape =
         shape.split(',').map(|extent| extent.trim().parse().map_err(|_| wrong())).collect::<Result<Vec<usize>>>()?;
-    Ok(Field::array(dtype(name).ok_or_else(wrong)?, &shape))
+    Ok(Field::array(name.parse().map_err(|_| wrong())?, &shape))
 }
 
 /// What to do about a bad sample, as `--on-error` says it.
@@ -203,7 +202,7 @@ pub(crate) fn parse_tokens(text: &str) -> Result<Tokens> {
             Some(count) => (count, true),
             None => (count, false),
         };
-        let tokens = Tokens::new(dtype(name)?, count.parse().ok()?);
+        let tokens = Tokens::new(name.parse().ok()?, count.parse().ok()?);
         Some(if next { tokens.with_next() } else { tokens })
     };
     parse().ok_or_else(|| {
@@ -212,27 +211,10 @@ pub(crate) fn parse_tokens(text: &str) -> Result<Tokens> {
     })
 }
 
-fn dtype(name: &str) -> Option<Dtype> {
-    const ALL: [Dtype; 13] = [
-        Dtype::U8,
-        Dtype::I8,
-        Dtype::U16,
-        Dtype::I16,
-        Dtype::F16,
-        Dtype::BF16,
-        Dtype::U32,
-        Dtype::I32,
-        Dtype::F32,
-        Dtype::U64,
-        Dtype::I64,
-        Dtype::F64,
-        Dtype::Bool,
-    ];
-    ALL.into_iter().find(|dtype| dtype.name() == name)
-}
-
 #[cfg(test)]
 mod tests {
+    use farfeed::dataset::Dtype;
+
     use super::*;
 
     #[test]

@@ -23,6 +23,7 @@ mod run;
 mod scan;
 mod source;
 mod value;
+mod weights;
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,6 +42,7 @@ pub use indexing::{IndexProgress, index_location};
 pub use peek::Peek;
 pub use quarantine::{OnError, Quarantine, Quarantined};
 pub use scan::Scanned;
+pub use weights::Weights;
 
 use crate::dataset::Dataset;
 use crate::error::{Error, Kind, Result};
@@ -126,20 +128,28 @@ impl Loader {
     /// Epochs taken one after the other make one stream: the next one's first bytes are asked for before this one
     /// ends. Any other epoch begins anew.
     pub fn epoch(&self, epoch: u64) -> Epoch<'_> {
-        let mut consumer = self.lock();
-        if consumer.epoch != epoch {
-            consumer.run = None;
-            (consumer.epoch, consumer.batch) = (epoch, 0);
-        }
-        drop(consumer);
+        self.seek(epoch);
         Epoch { loader: self, epoch, ended: false }
+    }
+
+    /// Goes to epoch `epoch`, unless the loader stands in it already: what [`Loader::epoch`] begins with.
+    pub fn seek(&self, epoch: u64) {
+        let mut consumer = self.lock();
+        if consumer.epoch == epoch {
+            return;
+        }
+        // From an epoch's last batch the stream goes on to the next epoch, whether or not somebody saw that there are no more.
+        if self.comes_next(&consumer) != (epoch, 0) {
+            consumer.run = None;
+        }
+        (consumer.epoch, consumer.batch) = (epoch, 0);
     }
 
     /// Where the consumer stands: counts what was delivered, not what was read ahead.
     pub fn state(&self) -> State {
-        let consumer = self.lock();
-        let position = self.parts.partition.position(self.parts.order.samples(), consumer.batch);
-        State::new(self.parts.dataset.fingerprint(), &self.parts.order, consumer.epoch, position)
+        let (epoch, batch) = self.comes_next(&self.lock());
+        let position = self.parts.partition.position(self.parts.order.samples(), batch);
+        State::new(self.parts.dataset.fingerprint(), &self.parts.order, epoch, position)
     }
 
     /// Goes on where `state` was taken, whatever the world size then. Costs one window, not the way there.
@@ -156,7 +166,7 @@ impl Loader {
 
     /// The epoch that the next batch belongs to.
     pub fn current_epoch(&self) -> u64 {
-        self.lock().epoch
+        self.comes_next(&self.lock()).0
     }
 
     /// Where time and bytes went so far, and what the limit is.
@@ -270,6 +280,15 @@ impl Loader {
         Ok(Next::End)
     }
 
+    /// Epoch and number of the batch that comes next: behind an epoch's last one, the next epoch's first.
+    fn comes_next(&self, consumer: &Consumer) -> (u64, u64) {
+        let batches = self.batches_per_epoch();
+        match consumer.batch {
+            batch if batch > 0 && batch >= batches => (consumer.epoch + 1, 0),
+            batch => (consumer.epoch, batch),
+        }
+    }
+
     /// Takes note of a delivery; `None` for the end of an epoch.
     fn accept(&self, consumer: &mut Consumer, delivery: Delivery, asked: Instant) -> Result<Option<Batch>> {
         match delivery {
@@ -277,13 +296,10 @@ impl Loader {
                 consumer.note_served(asked, &batch, &self.parts.telemetry);
                 batch.held = Some(Held::new(&self.held));
                 consumer.batch += 1;
-                // After an epoch's last batch the consumer stands at the start of the next one, whether or not it asks for more.
-                if consumer.batch >= self.batches_per_epoch() {
-                    (consumer.epoch, consumer.batch) = (consumer.epoch + 1, 0);
-                }
                 Ok(Some(*batch))
             }
             Delivery::EpochEnd(epoch) => {
+                // That of an epoch which the consumer has left behind says nothing new.
                 if consumer.epoch == epoch {
                     (consumer.epoch, consumer.batch) = (epoch + 1, 0);
                 }

@@ -345,7 +345,7 @@ fn page_bytes(options: &LoaderBuilder, dataset: &Dataset, columns: &[ColumnSpec]
     Ok(mean.clamp(64 << 10, 1 << 20).next_power_of_two() as usize)
 }
 
-fn host_memory(options: &LoaderBuilder) -> ByteSize {
+pub(super) fn host_memory(options: &LoaderBuilder) -> ByteSize {
     options.host_memory.unwrap_or_else(|| {
         let info = rustix::system::sysinfo();
         let total = info.totalram.saturating_mul(u64::from(info.mem_unit.max(1)));
@@ -501,6 +501,6 @@ fn longest_values(dataset: &Dataset, column: &ColumnSpec, rows: usize) -> u64 {
 }
 
 /// One thread carries tens of Gbit/s of plain HTTP; more of them only where there are many cores.
-fn reactors() -> usize {
+pub(super) fn reactors() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 8).clamp(1, 4))
 }

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use farfeed::device::RawStream;
 use farfeed::loader::Column as Place;
 use farfeed::{Error, Kind};
 use pyo3::IntoPyObjectExt;
@@ -9,7 +10,7 @@ use pyo3::exceptions::{PyIndexError, PyKeyError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-use crate::dlpack::{Column, stream_from};
+use crate::dlpack::{Column, Memory, stream_from};
 use crate::errors::{or_raise, raised};
 use crate::ours::Ours;
 use crate::waiting::on_a_thread;
@@ -27,13 +28,19 @@ impl Held {
     pub(crate) fn batch(&self) -> farfeed::Result<&farfeed::Batch> {
         self.batch.get()
     }
+}
 
-    pub(crate) fn ordinal(&self) -> Option<u32> {
-        self.ordinal
+impl Memory for Held {
+    fn check(&self) -> farfeed::Result<()> {
+        self.batch().map(drop)
     }
 
-    pub(crate) fn device(&self) -> String {
-        self.ordinal.map_or_else(|| "cpu".to_owned(), |ordinal| format!("cuda:{ordinal}"))
+    fn wait_on(&self, stream: RawStream) -> farfeed::Result<()> {
+        self.batch()?.wait_on(stream)
+    }
+
+    fn ordinal(&self) -> Option<u32> {
+        self.ordinal
     }
 }
 

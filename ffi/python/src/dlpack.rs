@@ -1,7 +1,8 @@
 //! Columns in other packages' hands: DLPack, the buffer protocol, the CUDA array interface. The binding's only file with `unsafe`.
 //!
-//! All three hand out an address in the batch's slot and a way to keep it valid: an `Arc` of [`Held`], whose last clone gives the slot
-//! back. An address is only ever made from a column of that batch, or from a part of one that was checked to lie inside.
+//! All three hand out an address in a slot and a way to keep it valid: an `Arc` of the [`Memory`] that it lies in, whose last clone gives the
+//! slot back. An address is only ever made from a column of that batch or a tensor of those weights, or from a part of one that was checked
+//! to lie inside.
 //!
 //! What is handed out may be written to: a slot belongs to one consumer until it goes back, and is filled anew then. No Rust reference to
 //! its bytes outlives a call into the library.
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use farfeed::dataset::Dtype;
 use farfeed::device::RawStream;
+use farfeed::loader::Dense;
 use pyo3::exceptions::{PyAttributeError, PyBufferError};
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -28,7 +30,7 @@ use crate::errors::or_raise;
 /// torch.from_dlpack, jax.dlpack.from_dlpack or numpy.from_dlpack; on the CPU also through the buffer protocol (numpy.asarray, memoryview).
 #[pyclass(module = "farfeed", frozen)]
 pub(crate) struct Column {
-    held: Arc<Held>,
+    held: Arc<dyn Memory>,
     dtype: Dtype,
     layout: Layout,
     /// In the slot of `held`, `bytes` long.
@@ -36,24 +38,42 @@ pub(crate) struct Column {
     bytes: usize,
 }
 
+/// What columns lie in, and what keeps it: a batch, or weights.
+pub(crate) trait Memory: Send + Sync {
+    /// An error in a child of the process that it belongs to.
+    fn check(&self) -> farfeed::Result<()>;
+
+    /// Has `stream` wait until the bytes are there, and the memory remember the stream: nobody else gets it before what the stream has been
+    /// given to do by the time it is let go of.
+    fn wait_on(&self, stream: RawStream) -> farfeed::Result<()>;
+
+    /// Number of the CUDA device; `None` for host memory.
+    fn ordinal(&self) -> Option<u32>;
+
+    /// "cpu" or "cuda:0".
+    fn device(&self) -> String {
+        self.ordinal().map_or_else(|| "cpu".to_owned(), |ordinal| format!("cuda:{ordinal}"))
+    }
+}
+
 impl Column {
     /// The dense column `name`.
     pub(crate) fn dense(held: &Arc<Held>, name: &str) -> farfeed::Result<Self> {
         let column = held.batch()?.dense(name)?;
-        Ok(Column::new(held, column.dtype, column.shape, column.pointer, column.len))
+        Ok(Column::whole(held.clone(), &column))
     }
 
     /// All values of the ragged column `name`, as bytes.
     pub(crate) fn values(held: &Arc<Held>, name: &str) -> farfeed::Result<Self> {
         let column = held.batch()?.ragged(name)?;
-        Ok(Column::new(held, Dtype::U8, &[column.values_len], column.values_pointer, column.values_len))
+        Ok(Column::new(held.clone(), Dtype::U8, &[column.values_len], column.values_pointer, column.values_len))
     }
 
     /// Where the values of the ragged column `name` begin, and behind those where the last one ends.
     pub(crate) fn offsets(held: &Arc<Held>, name: &str) -> farfeed::Result<Self> {
         let column = held.batch()?.ragged(name)?;
         let count = column.rows + 1;
-        Ok(Column::new(held, Dtype::I64, &[count], column.offsets_pointer, count * Dtype::I64.bytes()))
+        Ok(Column::new(held.clone(), Dtype::I64, &[count], column.offsets_pointer, count * Dtype::I64.bytes()))
     }
 
     /// The bytes `from..to` of a column of bytes; `None` where it has no such.
@@ -61,11 +81,16 @@ impl Column {
         if self.dtype != Dtype::U8 || from > to || to > self.bytes {
             return None;
         }
-        Some(Column::new(&self.held, Dtype::U8, &[to - from], self.address + from as u64, to - from))
+        Some(Column::new(self.held.clone(), Dtype::U8, &[to - from], self.address + from as u64, to - from))
     }
 
-    fn new(held: &Arc<Held>, dtype: Dtype, shape: &[usize], address: u64, bytes: usize) -> Self {
-        Column { held: Arc::clone(held), dtype, layout: Layout::new(shape, dtype.bytes()), address, bytes }
+    /// All of `dense`, which lies in `held`.
+    pub(crate) fn whole(held: Arc<dyn Memory>, dense: &Dense<'_>) -> Self {
+        Column::new(held, dense.dtype, dense.shape, dense.pointer, dense.len)
+    }
+
+    fn new(held: Arc<dyn Memory>, dtype: Dtype, shape: &[usize], address: u64, bytes: usize) -> Self {
+        Column { held, dtype, layout: Layout::new(shape, dtype.bytes()), address, bytes }
     }
 
     fn on_cpu(&self) -> bool {
@@ -95,7 +120,7 @@ impl Column {
                 return Err(PyBufferError::new_err(what));
             }
         };
-        or_raise(py, self.held.batch().and_then(|batch| batch.wait_on(stream)))
+        or_raise(py, self.held.wait_on(stream))
     }
 }
 
@@ -222,7 +247,7 @@ impl Column {
         };
         let format = problem.map_err(PyBufferError::new_err)?;
         // Fails in a child of the process that made the batch.
-        or_raise(slf.py(), column.held.batch())?;
+        or_raise(slf.py(), column.held.check())?;
         let or_null =
             |flag: c_int, pointer: *const isize| if wants(flag) { pointer.cast_mut() } else { ptr::null_mut() };
         // SAFETY: `view` is not null, and the interpreter's to fill. The reference that goes into `obj` keeps the column, and it the slot, the
@@ -433,12 +458,12 @@ struct Exported<M> {
     managed: Option<M>,
     /// Extents, then strides in elements.
     numbers: Box<[i64]>,
-    _held: Arc<Held>,
+    _held: Arc<dyn Memory>,
 }
 
 impl<M: Managed> Exported<M> {
     fn capsule<'py>(py: Python<'py>, column: &Column) -> PyResult<Bound<'py, PyCapsule>> {
-        or_raise(py, column.held.batch())?;
+        or_raise(py, column.held.check())?;
         let item = column.dtype.bytes() as isize;
         let strides = column.layout.strides().iter().map(|stride| stride / item);
         let numbers = column.layout.shape().iter().copied().chain(strides).map(|number| number as i64).collect();

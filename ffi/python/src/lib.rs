@@ -13,6 +13,7 @@ mod ours;
 mod report;
 mod shards;
 mod waiting;
+mod weights;
 
 /// farfeed's extension module: see the package `farfeed`.
 #[pyo3::pymodule(gil_used = false)]
@@ -33,6 +34,9 @@ mod _farfeed {
     use crate::options::{Field, Retry, Shuffle, Skip, Tokens, array, bytes, float, int, json};
     #[pymodule_export]
     use crate::shards::{index_location, make_index, probe};
+
+    #[pymodule_export]
+    use crate::weights::load_safetensors;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

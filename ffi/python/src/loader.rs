@@ -8,6 +8,7 @@ use std::time::Instant;
 use farfeed::loader::{LoaderBuilder, Next};
 use farfeed::order::State;
 use farfeed::{Error, Kind, Quarantine};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
@@ -153,7 +154,13 @@ impl Loader {
 
     /// The batches of the epoch that the loader stands in that are still to come.
     fn __iter__(&self, py: Python<'_>) -> PyResult<Epoch> {
-        let epoch = self.handle.get(py)?.current_epoch();
+        let loader = self.handle.get(py)?;
+        let epoch = detached(py, || {
+            let epoch = loader.current_epoch();
+            // Behind an epoch's last batch this steps into the next one.
+            loader.seek(epoch);
+            Ok(epoch)
+        })?;
         Ok(Epoch { handle: Arc::clone(&self.handle), epoch, ended: AtomicBool::new(false) })
     }
 
@@ -173,7 +180,7 @@ impl Loader {
     fn set_epoch(&self, py: Python<'_>, number: u64, from_start: bool) -> PyResult<()> {
         let loader = self.handle.get(py)?;
         detached(py, || {
-            drop(loader.epoch(number));
+            loader.seek(number);
             if from_start {
                 loader.resume(&State { epoch: number, position: 0, ..loader.state() })?;
             }
@@ -277,6 +284,12 @@ impl Loader {
         self.close(py)
     }
 
+    fn __reduce__(&self) -> PyResult<()> {
+        let what =
+            "a loader lives in the process that made it: make it there, or send its options and its state_dict()";
+        Err(PyTypeError::new_err(what))
+    }
+
     fn __repr__(&self, py: Python<'_>) -> String {
         match self.handle.get(py) {
             Ok(loader) => {
@@ -342,7 +355,7 @@ fn fields_of(mut builder: LoaderBuilder, fields: Option<&Bound<'_, PyDict>>) -> 
 fn ranks(py: Python<'_>, rank: Option<u32>, world_size: Option<u32>) -> PyResult<(u32, u32)> {
     match (rank, world_size) {
         (Some(rank), Some(world_size)) => Ok((rank, world_size)),
-        (None, None) => py.import("farfeed.ranks")?.getattr("detect")?.call0()?.extract(),
+        (None, None) => py.import("farfeed.surroundings")?.getattr("ranks")?.call0()?.extract(),
         _ => Err(config(py, "rank or world_size alone", "give both, or neither to have them found out")),
     }
 }

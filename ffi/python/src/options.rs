@@ -10,6 +10,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use crate::errors::{config, or_raise};
+use crate::waiting::detached;
 
 /// How a field's bytes become a column. Made by Bytes(), Int(), Float(), Json() and Array().
 #[pyclass(module = "farfeed", frozen, eq, from_py_object)]
@@ -162,7 +163,9 @@ impl Shuffle {
 /// What is written for `shuffle`.
 #[derive(FromPyObject)]
 pub(crate) enum ShuffleOption {
+    #[pyo3(annotation = "bool")]
     Whether(bool),
+    #[pyo3(annotation = "Shuffle")]
     Shuffle(Shuffle),
 }
 
@@ -258,7 +261,9 @@ impl Skip {
 /// What is written for `on_error`.
 #[derive(FromPyObject)]
 pub(crate) enum OnErrorOption {
+    #[pyo3(annotation = "Skip")]
     Skip(Skip),
+    #[pyo3(annotation = "str")]
     Named(String),
 }
 
@@ -278,7 +283,9 @@ impl OnErrorOption {
 /// A number of bytes, or text such as "4GiB".
 #[derive(FromPyObject)]
 pub(crate) enum Size {
+    #[pyo3(annotation = "int")]
     Bytes(u64),
+    #[pyo3(annotation = "str")]
     Text(String),
 }
 
@@ -299,7 +306,9 @@ pub(crate) fn size(py: Python<'_>, size: Option<Size>) -> PyResult<Option<ByteSi
 /// Whether, or how much at the most as a share of the bytes.
 #[derive(FromPyObject)]
 pub(crate) enum HedgeOption {
+    #[pyo3(annotation = "bool")]
     Whether(bool),
+    #[pyo3(annotation = "float")]
     Share(f64),
 }
 
@@ -328,17 +337,12 @@ pub(crate) fn optional_seconds(py: Python<'_>, name: &str, number: Option<f64>) 
     number.map(|number| seconds(py, name, number)).transpose()
 }
 
-/// A device as `str(device)` names it: text, or a framework's device.
+/// A device by its name, or a framework's device; "cuda" alone is the one that the framework has chosen, if one is there.
 pub(crate) fn device(py: Python<'_>, device: Option<&Bound<'_, PyAny>>) -> PyResult<Device> {
-    match device {
-        None => Ok(Device::host()),
-        Some(device) => {
-            let name = device.str()?.to_string();
-            // May load a driver and open a context.
-            let found = py.detach(|| name.parse());
-            or_raise(py, found)
-        }
-    }
+    let Some(device) = device else { return Ok(Device::host()) };
+    let name: String = py.import("farfeed.surroundings")?.getattr("device")?.call1((device,))?.extract()?;
+    // May load a driver and open a context.
+    detached(py, || name.parse())
 }
 
 /// Text, `pathlib.Path` and their like, or several of them.

@@ -190,3 +190,29 @@ else:
 print("well")
 """
     assert run(PREPARE + program, tokens).endswith("well\n")
+
+
+def test_rows_are_known_before_they_have_landed(run, shards):
+    """Where a row begins is known on the host: nobody waits for the device to ask it."""
+    program = """
+with datasets.shard_loader(sys.argv[1], device=f"cuda:{ORDINAL}") as batches:
+    double.set_rate(200)
+    batch = next(iter(batches))
+    began = time.monotonic()
+    rows = batch["bin"].list()
+    lengths = [row.shape[0] for row in rows]
+    starts = [Consumer(row.__dlpack__(stream=-1, max_version=(1, 0))) for row in rows]
+    known = time.monotonic() - began
+    batch.synchronize()
+    landed = time.monotonic() - began
+    assert landed > 0.3 and known < landed / 2, (known, landed)
+    double.set_rate(1 << 40)
+    assert lengths == [n % 7 for n in batch.ints("cls")], lengths
+    at = [start.tensor.data - starts[0].tensor.data for start in starts]
+    assert at == [sum(lengths[:row]) for row in range(8)], at
+    assert batch.bytes("bin") == [bytes([n] * (n % 7)) for n in batch.ints("cls")]
+    for start in starts:
+        start.done()
+    del batch, rows, starts, start
+"""
+    on_the_double(run, program, shards)

@@ -337,6 +337,11 @@ def test_options_can_be_pickled_compared_and_read():
     assert farfeed.Bytes() != farfeed.Int() and farfeed.Shuffle(1) != farfeed.Shuffle(2)
 
 
+def test_a_loader_cannot_be_sent_to_another_process(tokens):
+    with datasets.token_loader(tokens) as loader, pytest.raises(TypeError, match="state_dict"):
+        pickle.dumps(loader)
+
+
 def test_types_are_named_in_several_ways():
     import numpy
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import farfeed
-from farfeed import _farfeed
+from farfeed import _farfeed, surroundings
 
 
 def test_an_import_is_quick_and_brings_no_framework(run):
@@ -117,8 +117,8 @@ print(os.listdir("/dev/shm"), flush=True)
 
 RANKS = """
 import sys, types
-import farfeed.ranks
-assert farfeed.ranks.detect() == eval(sys.argv[1]), farfeed.ranks.detect()
+import farfeed.surroundings
+assert farfeed.surroundings.ranks() == eval(sys.argv[1]), farfeed.surroundings.ranks()
 assert "torch" not in sys.modules
 """
 
@@ -156,11 +156,30 @@ def test_ranks_come_from_torch_where_somebody_has_initialised_it(monkeypatch):
             assert name in answers, f"torch.distributed.{name} was asked for"
             return lambda: answers[name]
 
-    from farfeed import ranks
-
     monkeypatch.setitem(sys.modules, "torch.distributed", Distributed("torch.distributed"))
-    assert ranks.detect() == (3, 5)
+    assert surroundings.ranks() == (3, 5)
     answers["is_initialized"] = False
-    assert ranks.detect() == (7, 8)
+    assert surroundings.ranks() == (7, 8)
     answers["is_available"] = False
-    assert ranks.detect() == (7, 8)
+    assert surroundings.ranks() == (7, 8)
+
+
+def test_cuda_alone_is_the_device_that_torch_has_chosen(monkeypatch):
+    class Cuda:
+        available = True
+
+        def is_available(self):
+            return self.available
+
+        def current_device(self):
+            assert self.available
+            return 3
+
+    torch = types.ModuleType("torch")
+    torch.cuda = Cuda()
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    assert [surroundings.device(name) for name in ("cuda", "cuda:1", "cpu", "best")] == ["cuda:3", "cuda:1", "cpu", "best"]
+    torch.cuda.available = False
+    assert surroundings.device("cuda") == "cuda"
+    monkeypatch.delitem(sys.modules, "torch")
+    assert surroundings.device("cuda") == "cuda"

@@ -33,6 +33,7 @@ from ._farfeed import (
     Skip,
     Tokens,
     __version__,
+    load_safetensors,
     probe,
 )
 from .errors import (
@@ -83,6 +84,7 @@ __all__ = [
     "__version__",
     "emulate",
     "index",
+    "load_safetensors",
     "probe",
 ]
 

@@ -2,7 +2,7 @@
 
 import builtins
 from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
-from typing import Any, Literal, SupportsIndex, TypeVar, final, overload
+from typing import Any, Literal, NoReturn, SupportsIndex, TypeVar, final, overload
 
 from typing_extensions import CapsuleType
 
@@ -29,6 +29,8 @@ __all__ = [
     "Tokens",
     "__version__",
     "index_location",
+    "load_safetensors",
+    "main",
     "make_index",
     "probe",
 ]
@@ -172,6 +174,7 @@ class Loader:
     def close(self) -> None: ...
     def __enter__(self) -> Loader: ...
     def __exit__(self, *_exception: object) -> None: ...
+    def __reduce__(self) -> NoReturn: ...
 
 @final
 class Epoch(Iterator[Batch]):
@@ -310,3 +313,15 @@ def probe(
     client_certificate: tuple[Path, Path] | None = None,
     retry: Retry | None = None,
 ) -> Report: ...
+def load_safetensors(
+    urls: Urls,
+    *,
+    device: object = None,
+    host_memory: Size | None = None,
+    device_memory: Size | None = None,
+    requests: int | None = None,
+    storage_options: Mapping[str, object] | None = None,
+    ca_bundle: Path | None = None,
+    client_certificate: tuple[Path, Path] | None = None,
+    retry: Retry | None = None,
+) -> dict[str, Column]: ...

@@ -1,4 +1,4 @@
-"""Which rank this process is, as far as its surroundings say so."""
+"""What the process's surroundings say of its rank and its device. Frameworks are asked if they are there; they are never imported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from .errors import TopologyError
 
 
-def detect() -> tuple[int, int]:
+def ranks() -> tuple[int, int]:
     """Rank and world size: of torch.distributed if somebody has initialised it, else of `RANK` and `WORLD_SIZE`, else 0 of 1.
 
     torch is neither imported nor initialised, and nothing is sent to other processes.
@@ -27,3 +27,13 @@ def detect() -> tuple[int, int]:
         message = f"RANK={rank!r} and WORLD_SIZE={world_size!r} in the environment"
         advice = "set both to numbers, or give rank and world_size"
         raise TopologyError(f"topology: {message} ({advice})", context=message, advice=advice) from None
+
+
+def device(name: object) -> str:
+    """The device's name with its number. "cuda" alone is torch's current device where torch is in use, so that every process of a job on
+    several GPUs feeds its own; else the first one."""
+    text = str(name)
+    torch = sys.modules.get("torch")
+    if text == "cuda" and torch is not None and torch.cuda.is_available():
+        return f"cuda:{torch.cuda.current_device()}"
+    return text
