@@ -1,8 +1,11 @@
 //! Threads that drive the stores' futures.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -226,16 +229,15 @@ impl Reactor {
             .map_err(|e| Error::new(Kind::Io, "starting a reactor").source(e))?;
         let run = move || {
             runtime.block_on(async {
-                tokio::select! {
-                    biased;
-                    _ = stopped.changed() => return,
-                    () = shared.warm(warm) => {}
-                }
+                let mut warming = pin!(shared.warm(warm));
+                let mut warmed = false;
                 let mut rewarms = if warm > 0 { REWARMS_MAX } else { 0 };
                 loop {
                     tokio::select! {
                         biased;
                         _ = stopped.changed() => break,
+                        // Before the first read: it waits for one of these connections, and opens none beside them.
+                        () = &mut warming, if !warmed => warmed = true,
                         read = incoming.recv() => match read {
                             Some(read) => {
                                 rewarms = 0;
@@ -298,21 +300,24 @@ impl Shared {
     /// Opens connections before the first read, which would else open its own beside those on their way. One that cannot be opened is
     /// no error yet: the read that needs it will say so.
     async fn warm(&self, connections: usize) {
-        let mut opening = tokio::task::JoinSet::new();
+        let mut opening: Vec<Pin<Box<dyn Future<Output = ()> + Send + '_>>> = Vec::new();
         let mut warmed: Vec<&Arc<dyn Store>> = Vec::new();
         for source in self.sources.iter().filter(|_| connections > 0) {
             if !warmed.iter().any(|store| Arc::ptr_eq(store, &source.store)) {
                 warmed.push(&source.store);
-                let store = Arc::clone(&source.store);
-                let telemetry = Arc::clone(&self.telemetry);
-                opening.spawn(async move {
-                    let opened = store.warm(connections).await.unwrap_or(0);
-                    telemetry.count(Counter::ConnectionsOpened, opened as u64);
-                });
+                opening.push(Box::pin(async {
+                    let opened = source.store.warm(connections).await.unwrap_or(0);
+                    self.telemetry.count(Counter::ConnectionsOpened, opened as u64);
+                }));
             }
         }
+        // All of them are under way when this has been polled once.
+        let all = poll_fn(|cx| {
+            opening.retain_mut(|opening| opening.as_mut().poll(cx).is_pending());
+            if opening.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        });
         // Past the deadline what is still being opened is dropped, and reads open what they need.
-        let _ = tokio::time::timeout(WARM_MAX, async { while opening.join_next().await.is_some() {} }).await;
+        let _ = tokio::time::timeout(WARM_MAX, all).await;
     }
 
     async fn until_landed(

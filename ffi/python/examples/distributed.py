@@ -75,7 +75,9 @@ def train(directory: Path, stop_after: int | None, tell: bool) -> None:
         steps += 1
         if tell:
             note = {"rank": dist.get_rank(), "batch": batch.index, "ids": list(batch.sample_ids), "loss": loss.item()}
-            print(json.dumps({**note, "weight": model.module[0].weight.sum().item()}), flush=True)
+            line = json.dumps({**note, "weight": model.module[0].weight.sum().item()})
+            # In one piece: ranks write to the same pipe.
+            print(line + "\n", end="", flush=True)
         del batch, tokens
         if steps == stop_after:
             dcp.save({name: part.state_dict() for name, part in saved.items()}, checkpoint_id=checkpoint)

@@ -2,7 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::HttpOptions;
@@ -17,8 +19,12 @@ use crate::error::{Error, Kind, Result};
 use crate::memory::Landing;
 use crate::store::{Arrival, ConnectCost, ObjectMeta, Route};
 
+use tokio::sync::Notify;
+
 /// Redirects followed for one request.
 const REDIRECTS_MAX: usize = 5;
+/// A request waits no longer than this for a connection that is being opened ahead; then it opens its own.
+const OPENING_MAX: Duration = Duration::from_secs(1);
 
 /// The connections of one reactor, and how they are used.
 #[derive(Debug)]
@@ -27,7 +33,14 @@ pub(in crate::store) struct Client {
     pool: Pool,
     resolver: Resolver,
     security: Arc<Security>,
+    /// Connections that are being opened ahead of requests.
+    opening: AtomicUsize,
+    /// One of them, or another, has become idle; or the last of them has failed.
+    idle: Notify,
 }
+
+/// One of the connections that are being opened ahead, until it is open or has failed.
+struct Ahead(Arc<Client>);
 
 /// A connection whose response's header has been received.
 struct Answer {
@@ -40,7 +53,7 @@ impl Client {
     pub(in crate::store) fn new(options: HttpOptions, security: Arc<Security>) -> Self {
         let pool = Pool::new(options.idle_connections, options.idle_age);
         let resolver = Resolver::new(options.resolve.clone());
-        Client { options, pool, resolver, security }
+        Client { options, pool, resolver, security, opening: AtomicUsize::new(0), idle: Notify::new() }
     }
 
     /// The same for another reactor, with connections of its own.
@@ -83,6 +96,7 @@ impl Client {
         connection.note_body(landing.filled() - before, began.elapsed() + first_byte);
         if keep_alive && connection.is_spent() {
             self.pool.put(connection);
+            self.idle.notify_one();
         }
         Ok(Arrival { version, copied, first_byte, opened, fallback: None })
     }
@@ -118,8 +132,8 @@ impl Client {
         let count = count.min(self.options.idle_connections).saturating_sub(self.pool.open_count());
         let mut opening = tokio::task::JoinSet::new();
         for _ in 0..count {
-            let (client, authority) = (Arc::clone(self), Arc::clone(authority));
-            opening.spawn(async move { client.connect(&authority).await });
+            let (ahead, authority) = (Ahead::of(self), Arc::clone(authority));
+            opening.spawn(async move { ahead.0.connect(&authority).await });
         }
         let (mut opened, mut failure) = (0, None);
         while let Some(outcome) = opening.join_next().await {
@@ -215,7 +229,7 @@ impl Client {
         }
         // After a loss of the link what was sent on old connections is sent again later and later, and some may be dead: a fresh one
         // answers as soon as there is an answer.
-        let mut idle = if hung.is_some() { None } else { self.idle(&target.authority, &avoid).await };
+        let mut idle = if hung.is_some() { None } else { self.idle_soon(&target.authority, &avoid).await };
         loop {
             let (mut connection, opened) = match idle.take() {
                 Some(connection) => (connection, false),
@@ -239,6 +253,24 @@ impl Client {
                     let context = format!("no response header from {} within {patience:?}", target.authority.name);
                     return Err(Error::new(Kind::Stalled, context).transient());
                 }
+            }
+        }
+    }
+
+    /// An idle connection, or the first one to become idle while some are being opened ahead.
+    async fn idle_soon(&self, authority: &Arc<Authority>, avoid: &[SocketAddr]) -> Option<Connection> {
+        let mut patience = pin!(tokio::time::sleep(OPENING_MAX));
+        loop {
+            let mut idle = pin!(self.idle.notified());
+            // Before looking, so that none is missed that becomes idle meanwhile.
+            idle.as_mut().enable();
+            let connection = self.idle(authority, avoid).await;
+            if connection.is_some() || self.opening.load(Ordering::Acquire) == 0 {
+                return connection;
+            }
+            tokio::select! {
+                () = idle => {}
+                () = &mut patience => return None,
             }
         }
     }
@@ -283,7 +315,22 @@ impl Client {
     pub(super) fn keep(&self, connection: Connection) {
         if connection.head().is_ok_and(|head| connection.is_through(&head)) {
             self.pool.put(connection);
+            self.idle.notify_one();
         }
+    }
+}
+
+impl Ahead {
+    fn of(client: &Arc<Client>) -> Self {
+        client.opening.fetch_add(1, Ordering::AcqRel);
+        Ahead(Arc::clone(client))
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        let Client { opening, idle, .. } = &*self.0;
+        if opening.fetch_sub(1, Ordering::AcqRel) > 1 { idle.notify_one() } else { idle.notify_waiters() }
     }
 }
 
