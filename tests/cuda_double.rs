@@ -382,10 +382,12 @@ fn weights_go_through_less_host_memory_than_they_have_bytes() {
     let builder = Loader::builder("memory:m.safetensors").store(store).device(device.clone()).host_memory(host_memory);
     let weights = builder.load_weights().expect("the tensors fit");
     assert!(weights.device() == &device && weights.len() == values.len());
+    let base = weights.tensor("t0").expect("it is there").pointer;
     for (number, value) in values.iter().enumerate() {
         let name = format!("t{number}");
         let tensor = weights.tensor(&name).expect("it is there");
-        assert!(tensor.bytes.is_none() && tensor.pointer % 256 == 0, "{name} lies on the device");
+        // A driver's own memory begins at such a multiple, the double's anywhere.
+        assert!(tensor.bytes.is_none() && (tensor.pointer - base) % 256 == 0, "{name} lies on the device");
         assert!(weights.read_back(&name).expect("it can be read") == *value, "{name}");
     }
     weights.wait_on(RawStream::LEGACY_DEFAULT).expect("the stream is remembered");
