@@ -210,7 +210,7 @@ pub(crate) fn picture(wanted: &Wanted, cells: &[Cell]) -> String {
         heading: match (demand, *loss) {
             (1.0, 0.0) => "As fast as it goes, nothing lost".to_owned(),
             (1.0, loss) => format!("As fast as it goes, {} % lost", 100.0 * loss),
-            (_, 0.0) => format!("{:.0} % of the rate wanted, nothing lost", 100.0 * demand),
+            (_, 0.0) => format!("{:.0} % wanted, nothing lost", 100.0 * demand),
             (_, loss) => format!("{:.0} % wanted, {} % lost", 100.0 * demand, 100.0 * loss),
         },
         places: rtts.iter().map(|rtt| format!("{rtt} ms")).collect(),
