@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use farfeed::emulate::{Congestion, Cut, Effect, Fault, Faults, Link, Relay, Server, Site, Stats};
@@ -178,8 +178,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for address in args.address.iter().filter(|address| !address.is_loopback()) {
         eprintln!("farfeed: {address} can be reached by others: they can read all of {}", served.source(args));
     }
+    // Before the announcement: whoever has read it may end the server.
+    let end = the_end(args.until_stdin_closes)?;
     args.announce(&served)?;
-    wait_for_the_end(args.until_stdin_closes)?;
+    // A server has no deadline of its own: it serves until it is told to end.
+    let _ = end.recv();
     let stats = served.stats();
     if !args.json {
         let sent = stats.bytes as f64 / 1e6;
@@ -307,8 +310,8 @@ impl FaultArgs {
     }
 }
 
-/// Blocks until Ctrl-C or a polite request to end, or until standard input closes if that counts.
-fn wait_for_the_end(until_stdin_closes: bool) -> Result<()> {
+/// Gets something at Ctrl-C or a polite request to end, or when standard input closes if that counts.
+fn the_end(until_stdin_closes: bool) -> Result<Receiver<()>> {
     let failed = |e: io::Error| Error::new(Kind::Io, "waiting for a signal").source(e);
     let (ended, end) = sync_channel::<()>(2);
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
@@ -325,9 +328,7 @@ fn wait_for_the_end(until_stdin_closes: bool) -> Result<()> {
             let _ = on_close.try_send(());
         })?;
     }
-    // A server has no deadline of its own: it serves until it is told to end.
-    let _ = end.recv();
-    Ok(())
+    Ok(end)
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
