@@ -9,6 +9,9 @@ use super::page::{Filling, Page};
 use crate::error::{Error, Kind, Result};
 use crate::sys::map::{Chunk, HUGE_PAGE_BYTES, Map};
 
+/// Niceness of the thread that makes memory resident.
+const NICE: i32 = 10;
+
 /// All pinned host memory of a loader: pages of one size, a hard bound.
 ///
 /// Clones name the same slab.
@@ -108,6 +111,8 @@ impl Slab {
         let Some(map) = self.0.lock().chunks.first().map(Chunk::map) else { return Ok(()) };
         let gone = Arc::clone(&self.0.gone);
         let work = move || {
+            // Behind those who have something to do now: on few processors it would take its part from the first handshakes.
+            let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
             // Where it fails, whoever writes there will find out why.
             let _ = rest_of(map.bytes(), &gone).all(|offset| map.populate(offset));
         };
