@@ -129,7 +129,8 @@ fn mean_and_deviation(parts: &[(f64, u64)]) -> (f64, f64) {
 /// The round trip: the shortest handshake, unless the first answer on a fresh connection shows that it was shaken with somebody nearer.
 pub(super) fn rtt_s(connects: &Connects, first_byte: &Spread) -> f64 {
     let tcp = connects.tcp.min_s;
-    let later = connects.first_byte.map_or(0.0, |fresh| fresh.min_s - first_byte.min_s);
+    // Of the middle ones: a handshake that we hear of late hides a part of the shortest.
+    let later = connects.first_byte.map_or(0.0, |fresh| fresh.p50_s - first_byte.p50_s);
     // A server's first answer on a connection may take a little longer for reasons of its own.
     if later > 3.0 * tcp + 1e-3 { later } else { tcp }
 }
