@@ -127,6 +127,7 @@ fn an_epoch_from_a_bucket_is_the_epoch_from_files_though_tokens_end_on_the_way()
     assert!(metadata.asked().len() < 3 * (rotating.good.load(Ordering::SeqCst) + 8), "one provider for all reactors");
 }
 
+/// R8 of docs/python.md: credentials are asked for once per process, not once per worker.
 #[test]
 fn all_reactors_share_one_provider() {
     let rotating = Rotating::start(usize::MAX);

@@ -259,6 +259,7 @@ fn a_teardown_in_mid_copy_waits_for_the_copy() {
     rig.end();
 }
 
+/// R13 of docs/python.md: no wait for a user's stream is without an end.
 #[test]
 fn a_consumer_that_never_ends_does_not_hang_the_teardown() {
     let mut rig = Rig::new(5, 16, 1, 4 * PAGE_BYTES);
