@@ -6,6 +6,8 @@
 //! *Deliberately absent*: HTTP/2 (one connection, one window), pipelining (more connections buy the same), chunked bodies
 //! (they cannot be received in place), cookies, caches, proxies.
 
+#[cfg(feature = "https")]
+mod acquaintance;
 mod client;
 mod connection;
 mod dial;

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustls::client::{ClientConfig, ResolvesClientCert, Resumption};
+use rustls::client::{ClientConfig, ResolvesClientCert, Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, RootCertStore, SignatureScheme};
 
+use super::acquaintance::Acquaintance;
 use super::security::{ClientCertificate, Introduction, TlsOptions};
 use crate::error::{Error, Kind, Result};
 
@@ -36,6 +37,10 @@ impl Trust {
             Some(bundle) => Arc::new(bundled_roots(bundle)?),
             None => system_roots()?,
         };
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider)).build();
+        let verifier = verifier.map_err(|error| {
+            Error::new(Kind::Config, "the trusted certificates cannot be used to verify others").source(error)
+        })?;
         let shown = match &options.client_certificate {
             Some(files) => Some(Shown::new(files.clone(), Arc::clone(&provider))?),
             None => None,
@@ -47,7 +52,9 @@ impl Trust {
                 Error::new(Kind::Config, "the process's cryptography provider has no cipher for TLS 1.2 or 1.3")
                     .source(error)
             })?
-            .with_root_certificates(roots)
+            // Not dangerous: it verifies as rustls does by itself, once for connections that are opened together.
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Acquaintance::new(verifier)))
             .with_client_cert_resolver(Arc::clone(&identity) as Arc<dyn ResolvesClientCert>);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
