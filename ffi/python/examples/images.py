@@ -20,14 +20,13 @@ from torch import nn
 import corpus
 import farfeed
 import farfeed.torch
-from rehearsal import Checkpoint, Run, rehearse
+from rehearsal import Checkpoint, Steps, rehearse
 
 BATCH = 32
 EPOCHS = 3
 
 
-def train(url: str, checkpoint: Checkpoint | None, decoders: ThreadPoolExecutor) -> Run:
-    run = Run()
+def train(url: str, checkpoint: Checkpoint | None, decoders: ThreadPoolExecutor) -> Steps:
     torch.manual_seed(0)
     model = Network()
     optimiser = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
@@ -46,6 +45,7 @@ def train(url: str, checkpoint: Checkpoint | None, decoders: ThreadPoolExecutor)
             optimiser.load_state_dict(saved["optimiser"])
             dataset.load_state_dict(saved["data"])
 
+        taken = 0
         while dataset.state_dict()["epoch"] < EPOCHS:
             for batch in dataset:
                 images = torch.stack(list(decoders.map(decode, batch["jpg"])))
@@ -53,13 +53,13 @@ def train(url: str, checkpoint: Checkpoint | None, decoders: ThreadPoolExecutor)
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
-                run.step(loss.item())
-                if checkpoint and len(run.losses) == checkpoint.stop_after:
+                yield loss.item()
+                taken += 1
+                if checkpoint and taken == checkpoint.stop_after:
                     saved = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "data": dataset.state_dict()}
                     torch.save(saved, checkpoint.file)
-                    return run
-        run.waited_s = loader.stats()["consumer"]["wait_s"]
-    return run
+                    return loader.stats()["consumer"]["wait_s"]
+        return loader.stats()["consumer"]["wait_s"]
 
 
 def decode(jpg: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from torch import nn
 import corpus
 import farfeed
 import farfeed.torch
-from rehearsal import Checkpoint, Run, rehearse
+from rehearsal import Checkpoint, Steps, rehearse
 
 BATCH = 16
 CONTEXT = 128
@@ -24,8 +24,7 @@ WIDTH = 64
 EPOCHS = 2
 
 
-def train(url: str, checkpoint: Checkpoint | None) -> Run:
-    run = Run()
+def train(url: str, checkpoint: Checkpoint | None) -> Steps:
     torch.manual_seed(0)
     model = Transformer()
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -45,6 +44,7 @@ def train(url: str, checkpoint: Checkpoint | None) -> Run:
             optimiser.load_state_dict(saved["optimiser"])
             dataset.load_state_dict(saved["data"])
 
+        taken = 0
         while dataset.state_dict()["epoch"] < EPOCHS:
             for batch in dataset:
                 tokens = batch["tokens"].long()
@@ -53,13 +53,13 @@ def train(url: str, checkpoint: Checkpoint | None) -> Run:
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
-                run.step(loss.item())
-                if checkpoint and len(run.losses) == checkpoint.stop_after:
+                yield loss.item()
+                taken += 1
+                if checkpoint and taken == checkpoint.stop_after:
                     saved = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "data": dataset.state_dict()}
                     torch.save(saved, checkpoint.file)
-                    return run
-        run.waited_s = loader.stats()["consumer"]["wait_s"]
-    return run
+                    return loader.stats()["consumer"]["wait_s"]
+        return loader.stats()["consumer"]["wait_s"]
 
 
 class Transformer(nn.Module):

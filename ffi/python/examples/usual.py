@@ -25,7 +25,7 @@ import corpus
 import farfeed
 import farfeed.torch
 from images import BATCH, Network, decode
-from rehearsal import RATE, Run, at_distance
+from rehearsal import RATE, Steps, at_distance, follow
 
 WORKERS = 2
 
@@ -64,16 +64,13 @@ def picture(jpg: bytes, label: int) -> tuple[torch.Tensor, int]:
     return decode(torch.frombuffer(bytearray(jpg), dtype=torch.uint8)), label
 
 
-def usual(url: str) -> Run:
-    run = Run()
+def usual(url: str) -> Steps:
     urls = [f"{url}/photos-{shard:04d}.tar" for shard in range(corpus.SHARDS)]
     loader = DataLoader(Shards(urls, buffer=256 // WORKERS), batch_size=BATCH, num_workers=WORKERS, drop_last=True)
-    fit(run, iter(loader))
-    return run
+    return (yield from fit(iter(loader)))
 
 
-def ours(url: str) -> Run:
-    run = Run()
+def ours(url: str) -> Steps:
     fields = {"jpg": farfeed.Bytes(), "cls": farfeed.Int()}
     pattern = f"{url}/photos-{{0000..{corpus.SHARDS - 1:04d}}}.tar"
     shuffle = farfeed.Shuffle(window=256, seed=7)
@@ -81,8 +78,7 @@ def ours(url: str) -> Run:
         farfeed.Loader(pattern, fields=fields, batch_size=BATCH, shuffle=shuffle, epochs=1, host_memory="64MiB") as loader,
         ThreadPoolExecutor(2) as decoders,
     ):
-        fit(run, decoded(farfeed.torch.Dataset(loader, ragged="list"), decoders))
-    return run
+        return (yield from fit(decoded(farfeed.torch.Dataset(loader, ragged="list"), decoders)))
 
 
 def decoded(batches: farfeed.torch.Dataset, decoders: ThreadPoolExecutor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -98,7 +94,7 @@ def decoded(batches: farfeed.torch.Dataset, decoders: ThreadPoolExecutor) -> Ite
         yield torch.stack(list(ahead[0])), ahead[1]
 
 
-def fit(run: Run, batches: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> None:
+def fit(batches: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Steps:
     torch.manual_seed(0)
     model = Network()
     optimiser = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
@@ -107,7 +103,8 @@ def fit(run: Run, batches: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> None:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        run.step(loss.item())
+        yield loss.item()
+    return 0.0
 
 
 def main() -> None:
@@ -133,16 +130,16 @@ def main() -> None:
         print(f"{row['loop']:8}  {row['rtt_ms']:4.0f} ms   {row['first_step_ms']:7.0f} ms   {row['step_ms']:6.2f} ms   {row['epoch_s']:5.2f} s   {row['cpu_s']:5.2f} s")
 
 
-def measure(name: str, loop: Callable[[str], Run], directory: Path, rtt_ms: float) -> dict:
+def measure(name: str, loop: Callable[[str], Steps], directory: Path, rtt_ms: float) -> dict:
     before = cpu_s()
-    run = at_distance(directory, rtt_ms, loop)
+    run = at_distance(directory, rtt_ms, lambda url: follow(loop(url)))
     return {
         "loop": name,
         "rtt_ms": rtt_ms,
         "steps": len(run.losses),
         "first_step_ms": 1e3 * run.first_s(),
         "step_ms": 1e3 * run.step_s(),
-        "epoch_s": run.ends[-1] - run.began,
+        "epoch_s": sum(run.seconds),
         "cpu_s": cpu_s() - before,
     }
 
