@@ -68,6 +68,8 @@ const LEFT_AFTER_THROTTLE: f64 = 0.8;
 const RECOVERY: Duration = Duration::from_secs(10);
 /// Time-outs are a sign of overload if within a second there are more than this part of what is in flight; fewer are bad luck.
 const TIMED_OUT_SHARE: f64 = 0.05;
+/// What the latest read counts for in the time to the first byte of late.
+const RECENT_SHARE: f64 = 1.0 / 8.0;
 /// Samples kept of a window.
 const SAMPLES_MAX: usize = 64;
 /// Fewer first bytes than this have no middle.
@@ -161,6 +163,8 @@ struct Latency {
     first_byte: f64,
     /// Most of them were no longer than this.
     first_byte_high: f64,
+    /// The same, a mean in which each read counts for less than the next.
+    recent: f64,
     shortest: Extreme,
     /// The middle time of whole requests.
     took: f64,
@@ -201,7 +205,13 @@ impl Controller {
             base: None,
             best: Extreme::over(LATE_S),
             window: Window::new(),
-            latency: Latency { first_byte: 0.0, first_byte_high: 0.0, shortest: Extreme::over(SHORTEST_S), took: 0.0 },
+            latency: Latency {
+                first_byte: 0.0,
+                first_byte_high: 0.0,
+                recent: 0.0,
+                shortest: Extreme::over(SHORTEST_S),
+                took: 0.0,
+            },
             up: Pause { until: 0.0, next_s: PAUSE_S, most_s: PAUSE_UP_MAX_S },
             down: Pause { until: 0.0, next_s: PAUSE_S, most_s: PAUSE_DOWN_MAX_S },
             throttle: None,
@@ -237,8 +247,16 @@ impl Controller {
         Learnt { goodput: self.goodput, first_byte: Duration::from_secs_f64(shortest.unwrap_or_default()) }
     }
 
+    /// Whether the link, whose depth was found, could carry more just now: over the last few reads no first byte was late.
+    pub fn has_room(&self) -> bool {
+        !self.starting && !self.latency.is_late(self.latency.recent)
+    }
+
     /// A read has landed: how long its first byte took, and the whole of it.
     pub fn landed(&mut self, first_byte: Option<Duration>, took: Duration) {
+        if let Some(first_byte) = first_byte {
+            self.latency.recent += (first_byte.as_secs_f64() - self.latency.recent) * RECENT_SHARE;
+        }
         let samples = [(&mut self.window.first_bytes, first_byte), (&mut self.window.tooks, Some(took))];
         for (samples, time) in samples {
             if let Some(time) = time.filter(|_| samples.len() < SAMPLES_MAX) {
@@ -482,7 +500,11 @@ impl Latency {
     }
 
     fn is_queued(&self) -> bool {
-        self.shortest().is_some_and(|shortest| self.first_byte > QUEUED.0 * shortest + QUEUED.1)
+        self.is_late(self.first_byte)
+    }
+
+    fn is_late(&self, first_byte: f64) -> bool {
+        self.shortest().is_some_and(|shortest| first_byte > QUEUED.0 * shortest + QUEUED.1)
     }
 }
 

@@ -51,6 +51,9 @@ pub(super) enum Held {
     Rate(Duration),
 }
 
+/// How long a crowd takes to disperse by half.
+const CROWD_HALVED_S: f64 = 2.0;
+
 /// Decides whether one more read may start.
 #[derive(Debug)]
 pub(super) struct Admission {
@@ -67,7 +70,21 @@ pub(super) struct Admission {
     in_flight_bytes: u64,
     /// Bytes of reads that have ended.
     landed: u64,
+    /// The longest read so far, in bytes.
+    longest: u64,
+    crowd: Crowd,
     bucket: Option<Bucket>,
+}
+
+/// How many reads were in flight of late, when they were short.
+///
+/// The start has two hundred short reads in flight, and each connection's congestion window becomes its share of the link. What
+/// follows are long reads: the same bytes in flight are on a sixth of the connections, whose windows together let a part of
+/// the link's rate through, and take seconds to grow. So their number falls no faster than that, as far as memory allows.
+#[derive(Debug, Default)]
+struct Crowd {
+    reads: f64,
+    at: Duration,
 }
 
 /// How far ahead of a rate one is: reads are paid for when they start, and may leave a debt.
@@ -93,6 +110,8 @@ impl Admission {
             in_flight: 0,
             in_flight_bytes: 0,
             landed: 0,
+            longest: 0,
+            crowd: Crowd::default(),
             bucket: limits.max_rate.map(Bucket::of),
         }
     }
@@ -123,7 +142,17 @@ impl Admission {
         if self.is_first_batch_on_its_way() {
             return Some(Held::FirstBatch);
         }
-        if bytes > self.bytes() { Some(Held::Bytes) } else { self.holds_requests(now) }
+        if bytes > self.bytes() && !self.takes_longer_reads(bytes, now) {
+            return Some(Held::Bytes);
+        }
+        self.holds_requests(now)
+    }
+
+    /// Whether there may be more bytes in flight than the link wants by itself, because they are on fewer connections than of late and
+    /// leave it room.
+    fn takes_longer_reads(&self, bytes: u64, now: Duration) -> bool {
+        let follows = self.limits.follows && bytes <= self.limits.bytes;
+        follows && (self.in_flight as f64) < self.crowd.size(now) && self.hungry && self.controller.has_room()
     }
 
     fn holds_requests(&self, now: Duration) -> Option<Held> {
@@ -160,6 +189,7 @@ impl Admission {
     pub(super) fn started(&mut self, read: &Read) {
         self.in_flight += 1;
         self.in_flight_bytes += read.extent.len;
+        self.longest = self.longest.max(read.extent.len);
         if let Some(bucket) = &mut self.bucket {
             bucket.bytes -= read.extent.len as f64;
         }
@@ -194,6 +224,9 @@ impl Admission {
             Held::Nothing | Held::FirstBatch | Held::Pages | Held::Rate(_) => HeldBy::Other,
         };
         self.controller.turn(now, by);
+        if self.in_flight_bytes * 2 < self.longest * self.in_flight as u64 {
+            self.crowd.note(self.in_flight, now);
+        }
     }
 
     /// When [`Admission::measure`] wants to be told what has landed.
@@ -220,6 +253,18 @@ impl Admission {
     /// Reads in flight.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
+    }
+}
+
+impl Crowd {
+    fn size(&self, now: Duration) -> f64 {
+        self.reads * (-now.saturating_sub(self.at).as_secs_f64() / CROWD_HALVED_S).exp2()
+    }
+
+    fn note(&mut self, reads: usize, now: Duration) {
+        if reads as f64 > self.size(now) {
+            *self = Crowd { reads: reads as f64, at: now };
+        }
     }
 }
 
@@ -338,6 +383,61 @@ mod tests {
     fn the_depth_follows_the_link_while_it_is_waited_for() {
         assert_eq!(after_ten_seconds(true), 64 << 20, "a link without an end");
         assert_eq!(after_ten_seconds(false), BYTES_MIN);
+    }
+
+    /// Most reads of a mebibyte in flight in each second after three of short ones. A link of 100 MB/s and 20 ms, on which a queue stood
+    /// while reads were short; the connections of the long ones, which take half a second for one, do not fill it.
+    fn in_flight_after_short_reads(short: u64) -> Vec<usize> {
+        const LONG: u64 = 1 << 20;
+        let mut admission = Admission::new(Limits { follows: true, requests_max: 256, ..LIMITS });
+        let mut under_way: Vec<(Duration, Read, Observed)> = Vec::new();
+        let (mut free_at, mut most) = (START, vec![0; 12]);
+        for now in (0..15_000).map(Duration::from_millis) {
+            let ended = under_way.extract_if(.., |(at, ..)| *at <= now);
+            ended.for_each(|(_, read, observed)| admission.ended(&read, &observed));
+            let len = if now.as_secs() < 3 { short } else { LONG };
+            let held = loop {
+                if let Some(held) = admission.holds(&read(1, len), now) {
+                    break held;
+                }
+                admission.started(&read(1, len));
+                free_at = free_at.max(now) + Duration::from_secs_f64(len as f64 / 100e6);
+                let first_byte = Duration::from_millis(20) + if len < LONG { free_at - now } else { START };
+                let took = if len < LONG { first_byte } else { Duration::from_millis(500) };
+                under_way.push((
+                    now + took,
+                    read(1, len),
+                    Observed { first_byte: Some(first_byte), took, ..Observed::default() },
+                ));
+            };
+            if let Some(most) = most.get_mut((now.as_secs() as usize).wrapping_sub(3)) {
+                *most = under_way.iter().filter(|(_, read, _)| read.extent.len == LONG).count().max(*most);
+            }
+            admission.batch_complete(2 * now);
+            admission.turned(now, held);
+            admission.measure(now, 0);
+        }
+        most
+    }
+
+    #[test]
+    fn longer_reads_keep_the_connections_busy_that_short_ones_had() {
+        let (after_short, after_long) =
+            (in_flight_after_short_reads(64 << 10), in_flight_after_short_reads((1 << 20) - 1));
+        assert!(after_short[1] > after_long[1] + 10, "{after_short:?}, {after_long:?}");
+        assert!(after_short.iter().all(|reads| *reads <= 64), "{after_short:?}: no more than memory allows");
+    }
+
+    #[test]
+    fn a_crowd_disperses() {
+        let at = Duration::from_secs_f64;
+        let mut crowd = Crowd::default();
+        assert_eq!(crowd.size(at(1.0)), 0.0);
+        crowd.note(200, at(1.0));
+        crowd.note(100, at(2.9));
+        assert_eq!((crowd.size(at(1.0)), crowd.size(at(3.0)), crowd.size(at(5.0))), (200.0, 100.0, 50.0));
+        crowd.note(60, at(5.0));
+        assert_eq!(crowd.size(at(5.0)), 60.0);
     }
 
     #[test]
