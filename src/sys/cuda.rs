@@ -4,6 +4,8 @@
 //! user threads keep whatever context and capture mode they had.
 
 mod driver;
+#[allow(dead_code, reason = "finishing on the device comes next")]
+mod module;
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
@@ -17,6 +19,8 @@ use super::stream::RawStream;
 use crate::error::{Error, Kind, Result};
 use driver::{ALREADY_REGISTERED, Driver, NOT_READY};
 pub(crate) use driver::{Description, driver};
+#[allow(unused_imports, reason = "finishing on the device comes next")]
+pub(crate) use module::{Argument, Kernel, Module, launch};
 
 /// The primary context of a device, shared with every framework in this process.
 pub(crate) struct Context {

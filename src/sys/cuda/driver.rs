@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
 
 use cudarc::driver::sys;
-use cudarc::driver::sys::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUstream};
+use cudarc::driver::sys::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream};
 
 use crate::error::{Error, Kind, Result};
 
@@ -111,6 +111,22 @@ calls! {
     cuEventDestroy_v2(CUevent);
     cuEventRecord(CUevent, CUstream);
     cuEventQuery(CUevent);
+    cuModuleLoadData(*mut CUmodule, *const c_void);
+    cuModuleUnload(CUmodule);
+    cuModuleGetFunction(*mut CUfunction, CUmodule, *const c_char);
+    cuLaunchKernel(
+        CUfunction,
+        c_uint,
+        c_uint,
+        c_uint,
+        c_uint,
+        c_uint,
+        c_uint,
+        c_uint,
+        CUstream,
+        *mut *mut c_void,
+        *mut *mut c_void
+    );
 }
 
 impl Driver {
@@ -257,6 +273,7 @@ fn advice(code: u32) -> Option<&'static str> {
         214 | 700 | 702 | 719 => {
             "a kernel or the device failed earlier in this process; CUDA_LAUNCH_BLOCKING=1 tells where"
         }
+        209 | 218 | 222 => "finishing on the device needs compute capability 7.5 and driver 525, or newer ones of both",
         802 => "the fabric manager is not ready: wait for nvidia-fabricmanager and start again",
         803 | 804 => "the driver's library and its kernel module are of different versions: reboot or reinstall",
         999 => "reload the driver's kernel modules or reboot",
