@@ -26,13 +26,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use crate::faults::{Guard, SETTINGS};
+use crate::faults::{Guard, guard};
 use crate::guard::Guarded;
 
 /// Reports that are kept of one device: the first ones say it all.
-const REPORTS_MAX: usize = 40;
+const REPORTS_MAX: usize = 200;
 
 /// The one of this process: addresses are unique over all devices, and events are waited for across them.
 pub(crate) fn checker() -> MutexGuard<'static, Checker> {
@@ -66,6 +67,8 @@ pub(crate) struct Op {
     name: String,
     /// Whether its own parts are in no order: those of a batch, both ends of a copy.
     is_unordered: bool,
+    /// Whether it was said that the host writes to what this reads: once is enough, for all the pages there are.
+    is_told: AtomicBool,
 }
 
 impl Op {
@@ -138,7 +141,15 @@ impl Checker {
         clock.join(&self.host);
         let index = clock.0.entry(stream).or_default();
         *index += 1;
-        Arc::new(Op { device, stream, index: *index, name, is_unordered, clock: clock.clone() })
+        Arc::new(Op {
+            device,
+            stream,
+            index: *index,
+            name,
+            is_unordered,
+            is_told: AtomicBool::default(),
+            clock: clock.clone(),
+        })
     }
 
     /// A stream waits for all that another one has been given.
@@ -247,10 +258,12 @@ impl Checker {
     /// The host has written to an address and found it read-only. Says whether it is one of those that the guard protects, or
     /// did a moment ago; a report is made where a copy reads that very byte, and not merely its neighbours on the page.
     pub(crate) fn host_wrote(&mut self, address: usize) -> bool {
-        let reader = self
-            .overlapping(&(address..address + 1), Use::Write)
-            .find(|(_, access)| access.guarded.is_some() && access.how == Use::Read && !self.is_observed(access));
+        let reader = self.overlapping(&(address..address + 1), Use::Write).find(|(_, access)| {
+            let is_told = access.op.is_told.load(Ordering::Acquire);
+            access.guarded.is_some() && access.how == Use::Read && !self.is_observed(access) && !is_told
+        });
         if let Some((_, access)) = reader {
+            access.op.is_told.store(true, Ordering::Release);
             let (device, op) = (access.op.device, &access.op);
             let text =
                 format!("race: the host writes at {address:#x} what {op} reads: the host has not observed its end");
@@ -297,7 +310,7 @@ impl Checker {
 
     /// Lets the host write again where all copies have been observed to be over.
     fn unguard(&mut self) {
-        if SETTINGS.guard == Guard::Off {
+        if guard() == Guard::Off {
             return;
         }
         let mut over = Vec::new();

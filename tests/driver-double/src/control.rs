@@ -30,6 +30,8 @@ pub struct Control {
     refuse_batches: extern "C" fn(u32),
     twin: unsafe extern "C" fn(*const u8, usize, RawTwin),
     host_wrote: extern "C" fn(u32, usize, usize),
+    report_early_writes: extern "C" fn(),
+    settle: extern "C" fn(u32),
 }
 
 /// What exists on a device at one moment.
@@ -107,6 +109,11 @@ impl Double {
         unsafe { (self.0.twin)(name.as_ptr(), name.len(), RawTwin::new(twin)) };
     }
 
+    /// From now on host memory that a copy may be reading is read-only, and a write to it is a violation: `guard=report`.
+    pub fn report_early_writes(self) {
+        (self.0.report_early_writes)();
+    }
+
     /// Driver calls that were made in processes forked off this one; each was refused.
     pub fn calls_in_children(self) -> u64 {
         (self.0.calls_in_children)()
@@ -147,9 +154,14 @@ impl DoubleDevice {
         assert_eq!(code, 0, "a kernel was refused");
     }
 
-    /// Waits until all streams that were not destroyed, and the default one, have nothing left to do.
+    /// Waits until all streams have nothing left to do: an observation, as by `cuCtxSynchronize`.
     pub fn drain(&self) {
         (self.control.drain)(self.ordinal);
+    }
+
+    /// Waits as `drain` does, and tells the checker nothing of it: time goes by, and nobody looks.
+    pub fn settle(&self) {
+        (self.control.settle)(self.ordinal);
     }
 
     /// What exists now.
@@ -188,7 +200,7 @@ impl DoubleDevice {
     }
 
     fn text(&self, source: unsafe extern "C" fn(u32, *mut u8, usize) -> usize) -> String {
-        let mut text = vec![0; 16 << 10];
+        let mut text = vec![0; 64 << 10];
         // SAFETY: the library writes at most as many bytes as there are.
         let written = unsafe { source(self.ordinal, text.as_mut_ptr(), text.len()) };
         String::from_utf8_lossy(&text[..written]).into_owned()
@@ -213,6 +225,8 @@ pub static FARFEED_DRIVER_DOUBLE: Control = Control {
     refuse_batches,
     twin,
     host_wrote,
+    report_early_writes,
+    settle,
 };
 
 fn device(ordinal: u32) -> &'static std::sync::Arc<Device> {
@@ -282,9 +296,19 @@ extern "C" fn host_wrote(ordinal: u32, start: usize, len: usize) {
 }
 
 extern "C" fn drain(ordinal: u32) {
+    let numbers = idle(ordinal);
+    checker().observe_streams(numbers.into_iter());
+}
+
+extern "C" fn settle(ordinal: u32) {
+    idle(ordinal);
+}
+
+/// Waits until the device's streams are idle; gives their numbers.
+fn idle(ordinal: u32) -> Vec<u32> {
     let streams: Vec<_> = device(ordinal).tables().all_streams().cloned().collect();
     streams.iter().for_each(|stream| stream.drain());
-    checker().observe_streams(streams.iter().map(|stream| stream.number));
+    streams.iter().map(|stream| stream.number).collect()
 }
 
 extern "C" fn live(ordinal: u32) -> Live {
@@ -297,6 +321,10 @@ extern "C" fn live(ordinal: u32) -> Live {
         streams: tables.streams.len(),
         events: tables.events.len(),
     }
+}
+
+extern "C" fn report_early_writes() {
+    crate::faults::report_early_writes();
 }
 
 extern "C" fn reset_calls(ordinal: u32) {

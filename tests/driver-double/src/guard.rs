@@ -11,7 +11,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::checker::checker;
-use crate::faults::{Guard, SETTINGS};
+use crate::faults::{Guard, guard};
 use crate::memory::page_bytes;
 
 /// Pages that are read-only for one copy.
@@ -20,10 +20,11 @@ pub(crate) struct Guarded(Range<usize>);
 impl Guarded {
     /// Protects the pages of `range`, where that is asked for.
     pub(crate) fn new(range: &Range<usize>) -> Option<Guarded> {
-        if SETTINGS.guard == Guard::Off || range.is_empty() {
+        let guard = guard();
+        if guard == Guard::Off || range.is_empty() {
             return None;
         }
-        if SETTINGS.guard == Guard::Report {
+        if guard == Guard::Report {
             install();
         }
         let page = page_bytes();

@@ -63,7 +63,7 @@ impl<'d> Rig<'d> {
 
     /// Until all is over, of which the host has heard nothing.
     fn let_time_pass(&self) {
-        std::thread::sleep(Duration::from_millis(30));
+        self.double.settle();
     }
 
     fn violations(&self) -> String {

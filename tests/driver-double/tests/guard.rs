@@ -79,19 +79,14 @@ fn report() {
         host.write(0..BYTES, round);
         assert!(host.bytes().iter().all(|byte| *byte == round));
         let found = double.violations();
-        // A report for each page, until there are enough of them.
-        let expected = (usize::from(round) * BYTES / page_bytes()).min(40);
+        // One for each copy, however many pages it has.
+        let expected = usize::from(round);
         assert_eq!(found.lines().count(), expected, "{found}");
         assert!(found.lines().all(|line| line.contains("the host writes at") && line.contains("a copy to the device")));
         driver.synchronize_event(event).unwrap();
         host.write(0..BYTES, 0);
         assert_eq!(double.violations().lines().count(), expected);
     }
-}
-
-fn page_bytes() -> usize {
-    // SAFETY: reads a constant of the system.
-    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
 }
 
 /// Bytes on one page with those that are copied may be written to.
