@@ -21,6 +21,7 @@ mod control;
 mod device;
 mod driver;
 mod faults;
+mod fork;
 mod memory;
 mod module;
 mod stream;
@@ -28,4 +29,5 @@ mod twin;
 
 pub use calls::Calls;
 pub use control::{Double, DoubleDevice, Live};
+pub use fork::in_a_child;
 pub use twin::Launch;
