@@ -116,6 +116,31 @@ fn a_batch_nobody_waited_for_is_covered_by_the_default_stream() {
     rig.end();
 }
 
+/// The handle 2 means another stream on every thread: what a thread has enqueued in its own, another one must find.
+#[test]
+fn a_threads_own_stream_is_waited_for_wherever_the_slot_is_dropped() {
+    let mut rig = Rig::new(4, 64, 1, 20_000);
+    for batch in 0..4 {
+        let bytes = pattern(20_000, batch);
+        let landed = rig.land(&bytes);
+        let mut slot = rig.acquire();
+        rig.send(&mut slot, landed);
+        let consumers = &mut rig.consumers;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let stream = RawStream::PER_THREAD_DEFAULT;
+                slot.wait_on(stream.clone()).unwrap();
+                let pointer = slot.device_pointer();
+                consumers.expect(stream.handle(), pointer, &bytes, Duration::from_millis(10));
+            });
+        });
+        // Not on the thread that waited.
+        drop(slot);
+    }
+    rig.settle();
+    rig.end();
+}
+
 #[test]
 fn pages_are_recycled_only_after_their_copy() {
     let mut rig = Rig::new(3, 8, 4, 4 * PAGE_BYTES);

@@ -69,8 +69,7 @@ impl CudaBackend {
         let (home, arrivals) = Home::new(slots, wake);
         let abandoned = Arc::new(AtomicBool::new(false));
         let staging = Staging::shared(&context, slots, self.node)?;
-        let pages = pinned.source();
-        let common = Common { context: &context, copies: &copies, abandoned: &abandoned, pages, node: self.node };
+        let common = Common { context: &context, copies: &copies, abandoned: &abandoned, node: self.node };
         let free = staging
             .into_iter()
             .map(|staging| CudaSlot::new(&common, slot_bytes, staging).map(Box::new))
@@ -89,6 +88,7 @@ impl CudaBackend {
             batches: 0,
             landed: 0,
             pace: Pace::new(),
+            events: Vec::new(),
             spare: Vec::with_capacity(slots),
             together: Together::new(context.driver()),
             pinned: Some(pinned),
@@ -134,7 +134,7 @@ impl Seat {
 /// A batch being copied.
 struct InFlight {
     number: u64,
-    /// That of its slot. Recorded anew only for a later batch in the slot, which is begun only when this one has landed.
+    /// That of its slot; it is recorded anew only when nobody asks about this batch any more.
     landed: Arc<Event>,
     holds: Vec<CopyHold>,
 }
@@ -154,7 +154,9 @@ struct CudaEngine {
     /// The number of the newest batch that is known to have landed.
     landed: u64,
     pace: Pace,
-    /// Empty lists of holds, to be used again.
+    /// Events of slots that were sealed more than once, to be used again.
+    events: Vec<Arc<Event>>,
+    /// Empty lists of holds, to be used again; as many as there were batches in flight at once.
     spare: Vec<Vec<CopyHold>>,
     together: Together,
     /// `None` only at the end of a teardown that gave it up.
@@ -187,6 +189,17 @@ impl CudaEngine {
         Ok(busy)
     }
 
+    /// Gives the slot an event of its own, where earlier copies into it are still asked about.
+    fn renew(&mut self, slot: &mut CudaSlot) -> Result<()> {
+        if Arc::strong_count(&slot.landed) > 1 {
+            slot.landed = match self.events.pop() {
+                Some(event) => event,
+                None => Arc::new(Event::new(&self.seat.context)?),
+            };
+        }
+        Ok(())
+    }
+
     /// Asks which batches have landed, oldest first, and lets go of their pages.
     fn look(&mut self) -> Result<()> {
         let entered = self.seat.enter()?;
@@ -197,10 +210,14 @@ impl CudaEngine {
                 self.pace.not_yet(now);
                 break;
             }
-            if let Some(InFlight { number, mut holds, .. }) = self.in_flight.pop_front() {
+            if let Some(InFlight { number, landed, mut holds }) = self.in_flight.pop_front() {
                 self.landed = number;
                 holds.clear();
                 self.spare.push(holds);
+                // Of a slot that was sealed again since.
+                if Arc::strong_count(&landed) == 1 {
+                    self.events.push(landed);
+                }
             }
             self.pace.landed(now, !self.in_flight.is_empty());
         }
@@ -214,6 +231,17 @@ fn ours<'s>(slot: &'s mut DeviceSlot, home: &Arc<Home<Box<CudaSlot>>>) -> Result
         Some(Place::Cuda(slot, its)) if Arc::ptr_eq(its, home) => Ok(slot),
         _ => Err(stranger()),
     }
+}
+
+/// As [`ours`], ready to have copies listed.
+fn opened<'s>(
+    slot: &'s mut DeviceSlot,
+    home: &Arc<Home<Box<CudaSlot>>>,
+    pages: Option<&PinnedSlab>,
+) -> Result<&'s mut CudaSlot> {
+    let slot = ours(slot, home)?;
+    slot.open_list(pages.ok_or_else(stranger)?);
+    Ok(slot)
 }
 
 impl Engine for CudaEngine {
@@ -256,18 +284,21 @@ impl Engine for CudaEngine {
     }
 
     fn copy(&mut self, slot: &mut DeviceSlot, segments: &[Segment<'_>]) -> Result<()> {
-        let (slot, seat, together) = (ours(slot, &self.home)?, &self.seat, &mut self.together);
+        let slot = opened(slot, &self.home, self.pinned.as_ref())?;
+        let (seat, together) = (&self.seat, &mut self.together);
         segments.iter().try_for_each(|segment| slot.copy(seat, segment.to, segment.from, together))
     }
 
     fn put(&mut self, slot: &mut DeviceSlot, to: usize, bytes: &[u8]) -> Result<()> {
-        ours(slot, &self.home)?.put(&self.seat, to, bytes, &mut self.together)
+        let slot = opened(slot, &self.home, self.pinned.as_ref())?;
+        slot.put(&self.seat, to, bytes, &mut self.together)
     }
 
     fn seal(&mut self, slot: &mut DeviceSlot, holds: Vec<CopyHold>) -> Result<()> {
         let slot = ours(slot, &self.home)?;
         let number = self.batches + 1;
-        let sealed = self.seat.enter().and_then(|entered| slot.seal(&entered, &mut self.together, number));
+        let renewed = self.renew(slot);
+        let sealed = renewed.and_then(|()| slot.seal(&self.seat.enter()?, &mut self.together, number));
         if let Err(error) = sealed {
             self.unfinished.push(holds);
             return Err(error);

@@ -100,7 +100,8 @@ pub trait Engine: Send {
     /// As [`Engine::copy`].
     fn put(&mut self, slot: &mut DeviceSlot, to: usize, bytes: &[u8]) -> Result<()>;
 
-    /// No more copies for this batch: `holds` are kept until all of them are complete, then dropped.
+    /// No more copies for this batch: `holds` are kept until all of them are complete, then dropped. Whoever fills one slot over a long
+    /// time may copy more and seal again: each time the holds of what was copied since.
     ///
     /// # Errors
     /// `Config` for a slot of another engine; `Device`. The holds are kept until the engine is dropped then.

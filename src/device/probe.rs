@@ -82,7 +82,7 @@ const BATCH_BYTES: usize = 32 << 20;
 /// Those of opening the device; `Corrupt` when the bytes that arrived are not those sent; `Stalled` when copies do not end.
 pub fn copy_rate(device: &Device, bytes: usize) -> Result<f64> {
     const PAGE_BYTES: usize = 1 << 20;
-    let slab = Slab::new(BATCH_BYTES, PAGE_BYTES)?;
+    let slab = Slab::near(BATCH_BYTES, PAGE_BYTES, device.backend().host_node())?;
     let pages = slab.take(slab.pages()).ok_or_else(|| Error::new(Kind::Io, "a new slab without free pages"))?;
     let mut landing = Landing::new(pages, BATCH_BYTES);
     let mut position = 0usize;

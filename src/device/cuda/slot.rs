@@ -4,13 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::pinned::Staging;
+use super::pinned::{PinnedSlab, Staging};
 use super::{LANDING_PATIENCE, Seat, TEARDOWN_PATIENCE};
 use crate::device::RawStream;
 use crate::device::slot::stranger;
 use crate::error::{Error, Kind, Result};
 use crate::sys::cuda::{self, Context, Copies, DeviceMemory, Entered, Event, Together};
-use crate::sys::map::Map;
 
 /// Streams that may share a batch.
 const STREAMS_MAX: usize = 8;
@@ -48,22 +47,16 @@ pub(super) struct Common<'a> {
     pub(super) context: &'a Arc<Context>,
     pub(super) copies: &'a RawStream,
     pub(super) abandoned: &'a Arc<AtomicBool>,
-    /// The slab's mapping, and whether it is page-locked.
-    pub(super) pages: (Arc<Map>, bool),
     pub(super) node: Option<u32>,
 }
 
 impl CudaSlot {
     pub(super) fn new(common: &Common<'_>, bytes: usize, staging: Staging) -> Result<CudaSlot> {
         let context = common.context;
-        let mut listed = Copies::new();
-        for (map, pinned) in [(Arc::clone(&common.pages.0), common.pages.1), staging.source()] {
-            listed.allow(map, pinned);
-        }
         Ok(CudaSlot {
             memory: Some(DeviceMemory::new(context, bytes)?),
             staging: vec![staging],
-            listed,
+            listed: Copies::new(),
             landed: Arc::new(Event::new(context)?),
             number: Some(0),
             releases: vec![Event::new(context)?],
@@ -119,7 +112,7 @@ impl CudaSlot {
     /// Records how far the consumer's streams must come before the slot is anyone else's.
     pub(in crate::device) fn let_go(&mut self, stream: Option<RawStream>) -> Result<()> {
         // Nobody keeps their pages any more.
-        self.listed.clear();
+        self.listed.end();
         let consumers = self.consumers.get_mut().unwrap_or_else(PoisonError::into_inner);
         match stream {
             Some(stream) => {
@@ -170,8 +163,18 @@ impl CudaSlot {
     /// Begins a new batch: the consumer of the last one is done, or waited for.
     pub(super) fn begin(&mut self) {
         self.released = 0;
-        self.listed.clear();
+        self.listed.end();
         self.staging.iter_mut().for_each(Staging::empty);
+    }
+
+    /// Lets copies be listed from `pages` and from its staging memory.
+    pub(super) fn open_list(&mut self, pages: &PinnedSlab) {
+        if self.listed.is_open() {
+            return;
+        }
+        for (map, pinned) in std::iter::once(pages.source()).chain(self.staging.iter().map(Staging::source)) {
+            self.listed.allow(map, pinned);
+        }
     }
 
     /// Lists a copy from a page, or takes bytes from elsewhere into staging memory: those have no hold that keeps them.
@@ -231,9 +234,11 @@ impl CudaSlot {
         memory.issue(entered, &self.copies, &mut self.listed, together)
     }
 
-    /// Issues what is left, and records where the batch will have landed.
+    /// Issues what is left, and records where the batch will have landed. It may be sealed again, after more copies.
     pub(super) fn seal(&mut self, entered: &Entered<'_>, together: &mut Together, number: u64) -> Result<()> {
         self.issue(entered, together)?;
+        // A consumer that keeps the batch for ever does not keep the slab.
+        self.listed.end();
         self.landed.record(entered, &self.copies)?;
         (self.unsealed, self.number) = (false, Some(number));
         Ok(())

@@ -52,9 +52,14 @@ impl Copies {
         Copies { sources: Vec::new(), to: list(), from: list(), bytes, end: 0, ascending: true, pinned: true }
     }
 
-    /// Lets copies be listed from `map`, which is kept; `pinned` if a [`super::Registration`] pins it.
+    /// Lets copies be listed from `map`, which is kept until [`Copies::end`]; `pinned` if a [`super::Registration`] pins it.
     pub(crate) fn allow(&mut self, map: Arc<Map>, pinned: bool) {
         self.sources.push(Source { map, pinned });
+    }
+
+    /// Whether there is memory to list copies from.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.sources.is_empty()
     }
 
     /// Whether `from` lies in memory that copies may be listed from.
@@ -95,8 +100,13 @@ impl Copies {
         self.bytes.is_empty()
     }
 
-    /// Forgets what was not issued.
-    pub(crate) fn clear(&mut self) {
+    /// Forgets what was not issued, and lets go of the memory that was allowed.
+    pub(crate) fn end(&mut self) {
+        self.clear();
+        self.sources.clear();
+    }
+
+    fn clear(&mut self) {
         self.to.clear();
         self.from.clear();
         self.bytes.clear();
@@ -326,6 +336,8 @@ mod tests {
         assert!(copies.is_empty() && copies.pinned && copies.end == 0);
         assert_eq!(copies.add(&memory[..7], 0).unwrap(), 7);
         assert_eq!(copies.to.as_ptr(), place, "its memory is used again");
+        copies.end();
+        assert!(copies.is_empty() && !copies.is_open() && !copies.can_read(&memory[..1]));
     }
 
     #[test]

@@ -179,8 +179,8 @@ pub(super) enum ManyCopies {
 }
 
 impl Newer {
-    /// As [`Calls::load`], after it.
-    fn load() -> Newer {
+    /// As [`Calls::load`], after it. What is there but newer than `version`, which the driver says it is of, is left alone.
+    fn load(version: c_int) -> Newer {
         // SAFETY: the library was loaded before.
         let library = unsafe { sys::culib() };
         // SAFETY: the symbols have the signatures above, as `cuda.h` of 13.0 and of 12.8 declare them under these names.
@@ -191,7 +191,12 @@ impl Newer {
                 library.get(b"cuDeviceGetAttribute\0").map(|symbol| *symbol),
             )
         };
-        Newer { many_copies: second.or(first).ok(), attribute: attribute.ok() }
+        let many_copies = match version {
+            13_000.. => second.or(first).ok(),
+            12_080.. => first.ok(),
+            _ => None,
+        };
+        Newer { many_copies, attribute: attribute.ok() }
     }
 }
 
@@ -316,7 +321,7 @@ impl Driver {
             let advice = "see CUDA_VISIBLE_DEVICES and nvidia-smi, or take Device::host()";
             return Err(absent(Kind::Device, "the CUDA driver shows no device".into(), advice));
         }
-        Ok(Driver { calls, newer: Newer::load(), version, devices, process: Birthplace::here() })
+        Ok(Driver { calls, newer: Newer::load(version), version, devices, process: Birthplace::here() })
     }
 
     fn attribute(&self, device: CUdevice, attribute: sys::CUdevice_attribute) -> Result<u32> {

@@ -22,6 +22,7 @@ mod control;
 mod device;
 mod driver;
 mod faults;
+mod fork;
 mod guard;
 mod memory;
 mod module;
@@ -31,5 +32,6 @@ mod twin;
 
 pub use calls::Calls;
 pub use control::{Double, DoubleDevice, Live};
+pub use fork::in_a_child;
 pub use raw::{Code, Driver, HostMemory, Piece, SourceOrder, on_gpu};
 pub use twin::Launch;
