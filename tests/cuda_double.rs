@@ -137,6 +137,24 @@ fn a_threads_own_stream_is_waited_for_wherever_the_slot_is_dropped() {
         // Not on the thread that waited.
         drop(slot);
     }
+    // Two threads, each with its own, share a batch.
+    let bytes = pattern(20_000, 9);
+    let landed = rig.land(&bytes);
+    let mut slot = rig.acquire();
+    rig.send(&mut slot, landed);
+    for _ in 0..2 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                slot.wait_on(RawStream::PER_THREAD_DEFAULT).unwrap();
+                rig.consumers.expect(2, slot.device_pointer(), &bytes, Duration::from_millis(10));
+            });
+        });
+    }
+    drop(slot);
+    let landed = rig.land(&pattern(20_000, 10));
+    let mut slot = rig.acquire();
+    rig.send(&mut slot, landed);
+    drop(slot);
     rig.settle();
     rig.end();
 }
