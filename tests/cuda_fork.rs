@@ -97,7 +97,7 @@ fn a_fork_in_the_middle(device: Device) {
             assert!(value.as_ref() == dataset.samples[batch.ids()[row] as usize].1.as_slice());
         }
     }
-    assert_eq!(loader.state().epoch(), 0);
+    assert_eq!(loader.state().epoch, 0);
     assert!(loader.epoch(0).next().expect("there are more").expect("a batch").index() > last);
 }
 
