@@ -158,8 +158,10 @@ impl DeviceSlot {
                     Ok(())
                 }
                 Err(error) => {
-                    // Nobody knows when the consumer is done with it: neither reuse nor freeing is safe.
-                    slot.abandon();
+                    // Nobody knows when the consumer is done with it: neither reuse nor freeing is safe, unless all has stopped.
+                    if !slot.has_failed() {
+                        slot.abandon();
+                    }
                     home.lose(&error);
                     Err(error)
                 }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::ThreadId;
 use std::time::Instant;
 
 use super::pinned::{PinnedSlab, Staging};
@@ -29,7 +30,7 @@ pub(in crate::device) struct CudaSlot {
     releases: Vec<Event>,
     released: usize,
     /// Streams that were told to wait for the batch.
-    consumers: Mutex<Vec<RawStream>>,
+    consumers: Mutex<Vec<Consumer>>,
     /// Whether copies were issued since `landed` was recorded.
     unsealed: bool,
     copies: RawStream,
@@ -40,6 +41,31 @@ pub(in crate::device) struct CudaSlot {
     /// The NUMA node that staging memory is taken from.
     node: Option<u32>,
     context: Arc<Context>,
+}
+
+/// A stream that was told to wait for a batch.
+#[derive(PartialEq)]
+struct Consumer {
+    stream: RawStream,
+    /// Whose it is, where the name stands for another stream on each thread.
+    thread: Option<ThreadId>,
+}
+
+impl Consumer {
+    /// The stream that the name stands for on this thread.
+    fn here(stream: RawStream) -> Consumer {
+        let is_threads_own = stream == RawStream::PER_THREAD_DEFAULT;
+        Consumer { stream, thread: is_threads_own.then(|| std::thread::current().id()) }
+    }
+
+    /// Where an event comes behind what the consumer has enqueued. Another thread's own stream has no name on this one; the legacy
+    /// default stream comes behind all of them.
+    fn stream_behind(&self) -> RawStream {
+        match self.thread {
+            Some(thread) if thread != std::thread::current().id() => RawStream::LEGACY_DEFAULT,
+            _ => self.stream.clone(),
+        }
+    }
 }
 
 /// What the slots of an engine have in common.
@@ -82,12 +108,13 @@ impl CudaSlot {
     pub(in crate::device) fn wait_on(&self, stream: RawStream) -> Result<()> {
         let entered = self.context.enter_to_order()?;
         let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
-        if !consumers.contains(&stream) {
+        let consumer = Consumer::here(stream.clone());
+        if !consumers.contains(&consumer) {
             if consumers.len() == STREAMS_MAX {
                 return Err(Error::new(Kind::Config, format!("a batch used in more than {STREAMS_MAX} streams"))
                     .advice("have one stream wait for the batch, and the others for that stream"));
             }
-            consumers.push(stream.clone());
+            consumers.push(consumer);
         }
         cuda::stream_waits(&entered, &stream, &self.landed)
     }
@@ -117,9 +144,9 @@ impl CudaSlot {
         match stream {
             Some(stream) => {
                 consumers.clear();
-                consumers.push(stream);
+                consumers.push(Consumer::here(stream));
             }
-            None if consumers.is_empty() => consumers.push(RawStream::LEGACY_DEFAULT),
+            None if consumers.is_empty() => consumers.push(Consumer::here(RawStream::LEGACY_DEFAULT)),
             None => {}
         }
         while self.releases.len() < consumers.len() {
@@ -130,12 +157,17 @@ impl CudaSlot {
             self.landed.record(&entered, &self.copies)?;
             (self.unsealed, self.number) = (false, None);
         }
-        for (event, stream) in self.releases.iter().zip(&*consumers) {
-            event.record(&entered, stream)?;
+        for (event, consumer) in self.releases.iter().zip(&*consumers) {
+            event.record(&entered, &consumer.stream_behind())?;
         }
         self.released = consumers.len();
         consumers.clear();
         Ok(())
+    }
+
+    /// Whether the device has stopped for good: then it uses nothing any more, and what is freed is safe.
+    pub(in crate::device) fn has_failed(&self) -> bool {
+        self.context.enter().is_ok_and(|entered| self.landed.passed(&entered).is_err())
     }
 
     /// Gives the memory up, because nobody can tell when the device is done with it.
