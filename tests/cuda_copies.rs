@@ -8,7 +8,7 @@ mod shards;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use farfeed::device::{Device, DeviceSlot, Engine, Segment};
+use farfeed::device::{Device, DeviceSlot, Engine, Segment, probe};
 use farfeed::memory::{Landed, Landing, Slab};
 use farfeed_driver_double::{Calls, Double, DoubleDevice, Live};
 use shards::noise;
@@ -165,6 +165,59 @@ fn what_was_listed_and_not_sealed_is_never_copied() {
         assert_eq!(slot.read_back(0, 6).expect("it lands"), b"sealed");
         assert_eq!(double.calls().copied_bytes(), 6 + 6, "turn {turn}");
     }
+    end(double, engine, device);
+}
+
+/// As `load_weights` fills its one slot: pages come back seal by seal, not with the last.
+#[test]
+fn a_slot_that_is_sealed_again_lets_go_of_pages_in_between() {
+    let (double, device) = (Double::load().device(6), Device::cuda(6).expect("a device"));
+    let slab = Slab::new(16 * PAGE_BYTES, PAGE_BYTES).expect("a small slab");
+    let mut engine = device.backend().open(&slab, 1, 32 * PAGE_BYTES, Arc::new(|| ())).expect("it opens");
+    double.set_rate(400_000);
+    let mut slot = acquire(engine.as_mut());
+    let mut want = Vec::new();
+    for part in 0..4 {
+        let bytes = noise(part, 8 * PAGE_BYTES);
+        // Room for two parts: from the third on, the first must have come back while the second is under way.
+        let landed = within_patience(|| {
+            engine.poll().expect("copies go well");
+            (slab.usage().free >= 8).then(|| land(&slab, &bytes))
+        });
+        if part >= 2 {
+            assert_eq!(slab.usage().copying, 8, "the newer part is still being copied");
+        }
+        let mut to = want.len();
+        for from in landed.slices(0, bytes.len()) {
+            engine.copy(&mut slot, &[Segment { from, to }]).expect("the copy is listed");
+            to += from.len();
+        }
+        engine.seal(&mut slot, vec![landed.hold()]).expect("it is sealed again");
+        want.extend(bytes);
+    }
+    assert_eq!(slot.read_back(0, want.len()).expect("it lands"), want);
+    settle(engine.as_mut());
+    drop(slot);
+    assert!(engine.acquire().expect("it came back").is_some());
+    end(double, engine, device);
+}
+
+/// A machine with one node has nothing to choose; what the device says is passed on all the same.
+#[test]
+fn the_node_next_to_a_device_is_told() {
+    let double = Double::load().device(7);
+    for (told, known) in [(-1, None), (3, Some(3))] {
+        double.set_numa_node(told);
+        let facts = probe();
+        assert_eq!(facts.devices[7].host_node, known);
+    }
+    let device = Device::cuda(7).expect("a device");
+    let node = device.backend().host_node();
+    assert!(node.is_none() || node == Some(3), "{node:?}");
+    // A node that this machine does not have is a wish, no error.
+    let slab = Slab::near(8 * PAGE_BYTES, PAGE_BYTES, Some(900)).expect("memory of any node");
+    let mut engine = device.backend().open(&slab, 1, 10_000, Arc::new(|| ())).expect("it opens");
+    copy_scattered(&double, engine.as_mut(), &slab, 9);
     end(double, engine, device);
 }
 

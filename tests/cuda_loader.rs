@@ -147,7 +147,7 @@ fn a_steady_loader_asks_little_of_the_driver() {
         .store(store)
         .tokens(Tokens::new(Dtype::U16, 4096))
         .batch_size(1024)
-        .host_memory(ByteSize::mib(96))
+        .host_memory(ByteSize::mib(160))
         .patience(PATIENCE)
         .device(device.clone())
         .build()

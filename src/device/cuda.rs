@@ -268,9 +268,9 @@ impl Engine for CudaEngine {
         if self.free.is_empty() {
             return Ok(None);
         }
+        let in_flight = self.in_flight.len();
         let mut chosen = self.choose(&self.seat.enter()?)?;
-        if chosen.is_none() && !self.in_flight.is_empty() {
-            self.look()?;
+        if chosen.is_none() && self.poll()? < in_flight {
             chosen = self.choose(&self.seat.enter()?)?;
         }
         let Some((index, busy)) = chosen else { return Ok(None) };

@@ -201,16 +201,6 @@ struct LandedInner {
     holds: AtomicUsize,
 }
 
-impl Drop for LandedInner {
-    /// Frees the pages from the last to the first: what is freed last goes out first, and the next read's pages follow each other in
-    /// memory again, so that they can be copied at once.
-    fn drop(&mut self) {
-        while let Some(page) = self.pages.pop() {
-            drop(page);
-        }
-    }
-}
-
 impl Landed {
     /// Bytes here.
     #[expect(clippy::len_without_is_empty, reason = "an empty landing is never made")]

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::free::FreePages;
 use super::page::{Filling, Page};
 use crate::error::{Error, Kind, Result};
 use crate::sys::map::{Chunk, HUGE_PAGE_BYTES, Map};
@@ -48,7 +49,9 @@ pub(super) struct SlabInner {
 }
 
 struct Free {
-    chunks: Vec<Chunk>,
+    /// By number; those that are out are `None`.
+    chunks: Vec<Option<Chunk>>,
+    pages: FreePages,
     high_water: usize,
     /// Called after a page came back, without the lock held.
     watcher: Option<Arc<dyn Fn() + Send + Sync>>,
@@ -97,13 +100,16 @@ impl Slab {
         let mut chunks = map(total * page_bytes)?.into_chunks(page_bytes);
         let map = chunks.first().map(Chunk::map).ok_or_else(|| Error::new(Kind::Io, "an empty mapping"))?;
         chunks.truncate(total);
-        // Last in, first out: the lowest addresses, touched most recently, go out first.
-        chunks.reverse();
         Ok(Slab(Arc::new(SlabInner {
             page_bytes,
             total,
             map,
-            free: Mutex::new(Free { chunks, high_water: 0, watcher: None }),
+            free: Mutex::new(Free {
+                chunks: chunks.into_iter().map(Some).collect(),
+                pages: FreePages::all(total),
+                high_water: 0,
+                watcher: None,
+            }),
             returned: Condvar::new(),
             ready: AtomicUsize::new(0),
             copying: AtomicUsize::new(0),
@@ -149,7 +155,7 @@ impl Slab {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let here = free.chunks.len();
+                let here = free.pages.count();
                 return Err(Error::new(
                     Kind::Stalled,
                     format!("waited {patience:?} for {count} pages, {here} of {} are free", self.0.total),
@@ -174,7 +180,7 @@ impl Slab {
     pub fn usage(&self) -> SlabUse {
         let (free, high_water) = {
             let free = self.0.lock();
-            (free.chunks.len(), free.high_water)
+            (free.pages.count(), free.high_water)
         };
         let ready = self.0.ready.load(Ordering::Relaxed);
         SlabUse {
@@ -213,17 +219,22 @@ impl SlabInner {
     }
 
     fn split_off(&self, free: &mut Free, count: usize) -> Option<Vec<Chunk>> {
-        let rest = free.chunks.len().checked_sub(count)?;
-        let mut chunks = free.chunks.split_off(rest);
-        chunks.reverse();
-        free.high_water = free.high_water.max(self.total - rest);
-        Some(chunks)
+        let Free { chunks, pages, high_water, .. } = free;
+        if count > pages.count() {
+            return None;
+        }
+        let mut taken = Vec::with_capacity(count);
+        pages.take(count, |page| taken.extend(chunks[page].take()));
+        *high_water = (*high_water).max(self.total - pages.count());
+        Some(taken)
     }
 
     pub(super) fn put_back(&self, chunk: Chunk) {
+        let number = (chunk.as_ptr() as usize - self.map.address()) / self.page_bytes;
         let watcher = {
             let mut free = self.lock();
-            free.chunks.push(chunk);
+            free.chunks[number] = Some(chunk);
+            free.pages.put(number);
             free.watcher.clone()
         };
         self.returned.notify_all();
