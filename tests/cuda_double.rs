@@ -116,6 +116,27 @@ fn a_batch_nobody_waited_for_is_covered_by_the_default_stream() {
     rig.end();
 }
 
+/// Staging memory is a slot's own, and used again with it: not before its copies are known to be over.
+#[test]
+fn what_the_host_computed_waits_for_its_copy() {
+    let mut rig = Rig::new(5, 16, 1, 5 * PAGE_BYTES);
+    rig.place.set_rate(1_000_000);
+    for batch in 0..5 {
+        // Pages come first, and take 16 ms: the host's bytes have to wait, and the next batch's for them.
+        let landed = rig.land(&pattern(4 * PAGE_BYTES, batch));
+        let mut slot = rig.acquire();
+        rig.copy(&mut slot, &landed);
+        let labels = pattern(3000, 100 + batch);
+        rig.engine().put(&mut slot, 4 * PAGE_BYTES, &labels).unwrap();
+        rig.engine().seal(&mut slot, vec![landed.hold()]).unwrap();
+        if batch == 4 {
+            assert_eq!(slot.read_back(4 * PAGE_BYTES, 3000).unwrap(), labels);
+        }
+    }
+    rig.settle();
+    rig.end();
+}
+
 /// The handle 2 means another stream on every thread: what a thread has enqueued in its own, another one must find.
 #[test]
 fn a_threads_own_stream_is_waited_for_wherever_the_slot_is_dropped() {

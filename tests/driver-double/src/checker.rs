@@ -5,8 +5,8 @@
 //! stream's; so do the rules of the legacy default stream. Two uses of one byte, one of them a write, must be ordered by
 //! these clocks, or they are a race, which is reported with the names of both.
 //!
-//! **The host** has a clock, too: how far into each stream it has *observed* that all is done. Everything that is enqueued comes
-//! after what the host has observed. Observations are:
+//! **The host**'s threads have clocks, too: how far into each stream a thread has *observed* that all is done. What a thread
+//! enqueues comes after what it has observed itself. Observations are:
 //! - `cuEventQuery` and `cuEventSynchronize` that say success, for what came before the event's record that they speak of, and
 //!   what that came after; nothing for an event that was never recorded;
 //! - `cuStreamQuery` and `cuStreamSynchronize` that say success, for all that was in the stream;
@@ -16,11 +16,14 @@
 //!
 //! That a copy *is* over is no observation, and neither is a time that has gone by, or bytes that are there.
 //!
-//! All threads of the host count as one: what one has observed, all know. Threads tell each other through channels and locks,
-//! which the double cannot see, and the compiler holds safe code to them. So a thread that reuses memory because another one's
-//! observation came first by chance goes unnoticed.
+//! Threads tell each other what they have observed through channels and locks, which the double cannot see. So what a thread
+//! *enqueues* counts on its own observations only, and on all that there were when it first called the driver: a consumer whose stream
+//! does not wait for a batch is found out although the thread that copied it knows that it has landed. Code that hands such knowledge
+//! from thread to thread, and then enqueues on the strength of it, would be reported wrongly; there is none here. What the host *does to
+//! memory* counts on the observations of all threads: pages go from thread to thread, and the compiler holds safe code to the rules
+//! between them. A thread that writes to a page by luck of another one's observation goes unnoticed.
 //!
-//! **What the host itself does** to memory is a use like any other, at the host's clock: freeing device memory and
+//! **What the host itself does** to memory is a use like any other: freeing device memory and
 //! unregistering host memory; writes that the tests announce (`Double::host_writes`); and every write that the guard catches.
 
 use std::collections::{BTreeMap, HashMap};
@@ -29,6 +32,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
+use crate::device::thread;
 use crate::faults::{Guard, guard};
 use crate::guard::Guarded;
 
@@ -106,7 +110,10 @@ struct Access {
 
 #[derive(Default)]
 pub(crate) struct Checker {
+    /// What any thread has observed.
     host: Clock,
+    /// What each thread has observed, by its number.
+    threads: HashMap<usize, Clock>,
     streams: HashMap<u32, Clock>,
     /// By first address, and a number that tells those of one address apart.
     accesses: BTreeMap<(usize, u64), Access>,
@@ -137,8 +144,9 @@ impl Checker {
 
     /// Something is put at the end of a stream.
     pub(crate) fn enqueue(&mut self, device: usize, stream: u32, name: String, is_unordered: bool) -> Arc<Op> {
+        let observed = self.threads.entry(thread()).or_insert_with(|| self.host.clone());
         let clock = self.streams.entry(stream).or_default();
-        clock.join(&self.host);
+        clock.join(observed);
         let index = clock.0.entry(stream).or_default();
         *index += 1;
         Arc::new(Op {
@@ -165,24 +173,30 @@ impl Checker {
 
     /// An event is recorded: what it stands for.
     pub(crate) fn record(&mut self, stream: u32) -> Clock {
-        let host = self.host.clone();
+        let observed = self.threads.entry(thread()).or_insert_with(|| self.host.clone());
         let clock = self.streams.entry(stream).or_default();
-        clock.join(&host);
+        clock.join(observed);
         clock.clone()
     }
 
-    /// The host has seen that what the record stands for is done.
+    /// This thread has seen that what the record stands for is done.
     pub(crate) fn observe(&mut self, record: &Clock) {
+        self.threads.entry(thread()).or_insert_with(|| self.host.clone()).join(record);
         self.host.join(record);
         self.unguard();
     }
 
-    /// The host has seen that all is done that the streams were given.
+    /// This thread has seen that all is done that the streams were given.
     pub(crate) fn observe_streams(&mut self, streams: impl Iterator<Item = u32>) {
         for stream in streams {
             let clock = self.streams.get(&stream).cloned().unwrap_or_default();
             self.observe(&clock);
         }
+    }
+
+    /// A thread has ended: nothing is enqueued on the strength of what it knew.
+    pub(crate) fn end_thread(&mut self, thread: usize) {
+        self.threads.remove(&thread);
     }
 
     /// What `op` does to memory: checked against all that is known, and kept. `guarded` is its memory where that is the host's.
@@ -291,10 +305,11 @@ impl Checker {
         if self.accesses.len() < (2 * self.looked_through).max(256) {
             return;
         }
-        let (host, late) = (&self.host, &self.late);
+        let (threads, late) = (&self.threads, &self.late);
         self.accesses.retain(|_, access| {
             let op = &access.op;
-            !host.covers(op.stream, op.index) || late.values().any(|kernel| !kernel.is_after(op))
+            let is_known = threads.values().all(|clock| clock.covers(op.stream, op.index));
+            !is_known || access.guarded.is_some() || late.values().any(|kernel| !kernel.is_after(op))
         });
         self.longest = self.accesses.iter().map(|((start, _), access)| access.end - start).max().unwrap_or(0);
         self.looked_through = self.accesses.len();

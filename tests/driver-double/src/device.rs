@@ -44,8 +44,22 @@ static NEXT_HANDLE: AtomicU64 = AtomicU64::new(0x1000);
 thread_local! {
     /// The contexts that are current on this thread, the innermost last; a context is known by its device.
     pub(crate) static CURRENT: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
-    /// A number for this thread, for its default streams.
-    static THREAD: usize = new_handle();
+    static THREAD: Thread = Thread(new_handle());
+}
+
+/// A number for a thread: for its default streams, and for what it has observed.
+struct Thread(usize);
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        checker().end_thread(self.0);
+    }
+}
+
+/// The number of this thread.
+pub(crate) fn thread() -> usize {
+    // A thread that is ending has no number any more, and enqueues nothing of its own.
+    THREAD.try_with(|thread| thread.0).unwrap_or(0)
 }
 
 pub(crate) struct Device {
@@ -164,7 +178,7 @@ impl Tables {
         match handle {
             0 | LEGACY => Ok(Arc::clone(self.legacy.get_or_insert_with(|| Stream::new(device, Kind::Legacy)))),
             PER_THREAD => {
-                let stream = self.per_thread.entry(THREAD.with(|thread| *thread));
+                let stream = self.per_thread.entry(thread());
                 Ok(Arc::clone(stream.or_insert_with(|| Stream::new(device, Kind::Blocking))))
             }
             _ => self.streams.get(&handle).cloned().ok_or(INVALID_HANDLE),
