@@ -135,7 +135,7 @@ fn within_batches(epoch: &mut dyn Iterator<Item = farfeed::Result<Batch>>) -> fa
     found.expect("an error within ten batches")
 }
 
-/// Dense batches of 8 MB in the order of the dataset, consumed as fast as they come: the steady state counts.
+/// Dense batches of 16 MiB in the order of the dataset, consumed as fast as they come: the steady state counts.
 #[test]
 fn a_steady_loader_asks_little_of_the_driver() {
     const BATCHES: u64 = 24;
@@ -145,9 +145,9 @@ fn a_steady_loader_asks_little_of_the_driver() {
     store.put("corpus.bin", noise(1, 8 << 20).repeat(8));
     let loader = Loader::builder("memory:corpus.bin")
         .store(store)
-        .tokens(Tokens::new(Dtype::U16, 4096))
+        .tokens(Tokens::new(Dtype::U16, 8192))
         .batch_size(1024)
-        .host_memory(ByteSize::mib(160))
+        .host_memory(ByteSize::mib(256))
         .patience(PATIENCE)
         .device(device.clone())
         .build()

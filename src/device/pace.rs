@@ -8,8 +8,9 @@ const LOOK_MIN: Duration = Duration::from_micros(50);
 /// Asking 125 times per second costs nothing.
 const LOOK_MAX: Duration = Duration::from_millis(8);
 
-/// When to look at the oldest batch: first at three quarters of the time that the last one took, then each eighth of it. That is two or
-/// three questions per batch, whether it takes the link's time or waits for a slot's consumer, until the bound above.
+/// When to look at the oldest batch: a little before the time that the last one took, and then whenever a quarter more has gone by. That
+/// is one or two questions per batch of a kind, whether it takes the link's time or waits for a slot's consumer, until the
+/// bound above; and few where batches are all different.
 pub(super) struct Pace {
     /// What the last batch took from its turn to the look that found it landed.
     took: Duration,
@@ -41,7 +42,8 @@ impl Pace {
 
     /// The oldest batch has not landed yet.
     pub(super) fn not_yet(&mut self, now: Instant) {
-        self.next = now + (self.took / 8).clamp(LOOK_MIN, LOOK_MAX);
+        // Asked about in passing, right after the one before it had landed, it keeps its time.
+        self.next = self.next.max(now + (now.saturating_duration_since(self.turn) / 4).clamp(LOOK_MIN, LOOK_MAX));
     }
 
     /// Whether it is time to look.
@@ -56,7 +58,7 @@ impl Pace {
 
     fn begin(&mut self, now: Instant) {
         self.turn = now;
-        self.next = now + (self.took * 3 / 4).clamp(LOOK_MIN, LOOK_MAX);
+        self.next = now + (self.took * 15 / 16).clamp(LOOK_MIN, LOOK_MAX);
     }
 }
 
@@ -87,13 +89,27 @@ mod tests {
             let mut looks = Vec::new();
             for _ in 0..40 {
                 let (count, late) = follow(&mut pace, start, takes);
-                assert!(late <= (takes / 4).max(LOOK_MIN * 2), "{takes:?}: {late:?} late");
+                assert!(late <= (takes / 3).max(LOOK_MIN * 2), "{takes:?}: {late:?} late");
                 start += takes * 2;
                 looks.push(count);
             }
             let settled: usize = looks[10..].iter().sum();
-            assert!(settled <= 30 * 4, "{takes:?}: {looks:?}");
+            // 10 ms are beyond the bound: a look after 8 ms, and one after 10 at the earliest.
+            assert!(settled <= 30 * 2, "{takes:?}: {looks:?}");
         }
+    }
+
+    #[test]
+    fn batches_of_all_kinds_are_asked_about_a_few_times() {
+        let (mut pace, mut start) = (Pace::new(), Instant::now());
+        let mut looks = 0;
+        for batch in 0..100u64 {
+            // From 100 µs to 6.4 ms, in no order.
+            let takes = Duration::from_micros(100 << (batch * 5 % 7));
+            looks += follow(&mut pace, start, takes).0;
+            start += takes * 2;
+        }
+        assert!(looks <= 500, "{looks} looks at 100 batches");
     }
 
     #[test]
@@ -116,7 +132,8 @@ mod tests {
         pace.sealed(start, false);
         pace.sealed(at(10), true);
         pace.landed(at(800), true);
-        assert_eq!(pace.next, at(800 + 600));
+        pace.not_yet(at(800));
+        assert_eq!(pace.next, at(800 + 750));
         pace.landed(at(1_600), false);
         assert_eq!((pace.took, pace.wait(at(1_600))), (Duration::from_micros(800), LOOK_MIN));
     }
