@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::run::lock;
 use super::{ByteSize, Loader, OnError};
 use crate::schedule::write_wrapped;
 
@@ -22,6 +23,7 @@ impl fmt::Display for Explained<'_> {
                 "patience",
                 format!("a consumer that gets no batch for {:?} is told what is under way", loader.parts.patience),
             ),
+            ("copies", self.copies_text()),
             ("threads", self.threads_text()),
         ];
         for (label, text) in sections {
@@ -82,6 +84,18 @@ impl Explained<'_> {
         match parts.ledger.on_error() {
             OnError::Fail => format!("{found}; a bad one is an error{excluded}"),
             OnError::Skip { limit } => format!("{found}; bad ones are left out, at most {limit} in an epoch{excluded}"),
+        }
+    }
+
+    fn copies_text(&self) -> String {
+        let parts = &self.0.parts;
+        let near = match parts.host_node {
+            Some(node) => format!("out of host memory of NUMA node {node}, which is next to the device"),
+            None => "out of host memory as it comes".into(),
+        };
+        match &*lock(&parts.note) {
+            Some(note) => format!("{near}; {note}"),
+            None => near,
         }
     }
 

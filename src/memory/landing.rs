@@ -336,6 +336,26 @@ mod tests {
     }
 
     #[test]
+    fn pages_follow_each_other_however_often_they_were_used() {
+        let slab = Slab::new(8 * 4096, 4096).unwrap();
+        let land = |bytes| {
+            let mut landing = Landing::new(slab.take(bytes / 4096).unwrap(), bytes);
+            assert_eq!(landing.push(&vec![1; bytes]), bytes);
+            landing.landed().unwrap()
+        };
+        let mut held = Some(land(3 * 4096));
+        for turn in 0..5 {
+            let landed = land(4 * 4096);
+            let starts: Vec<usize> = landed.slices(0, 4 * 4096).map(|page| page.as_ptr() as usize).collect();
+            assert!(starts.windows(2).all(|pair| pair[0] + 4096 == pair[1]), "turn {turn}: {starts:x?}");
+            if turn == 2 {
+                held = None;
+            }
+        }
+        assert!(held.is_none());
+    }
+
+    #[test]
     fn lead_shifts_the_payload() {
         let slab = slab();
         let mut landing = Landing::new(slab.take(2).unwrap(), 4096);

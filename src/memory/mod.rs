@@ -8,6 +8,7 @@
 //! device → free again. Whatever is dropped, the page comes back; while the kernel may still write to it, the
 //! ring that started the read owns it, and nobody else can drop it.
 
+mod free;
 mod landing;
 mod page;
 mod slab;

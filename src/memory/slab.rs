@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::free::FreePages;
 use super::page::{Filling, Page};
 use crate::error::{Error, Kind, Result};
 use crate::sys::map::{Chunk, HUGE_PAGE_BYTES, Map};
@@ -38,8 +39,7 @@ pub struct SlabUse {
 pub(super) struct SlabInner {
     page_bytes: usize,
     total: usize,
-    address: usize,
-    bytes: usize,
+    map: Arc<Map>,
     free: Mutex<Free>,
     returned: Condvar,
     pub(super) ready: AtomicUsize,
@@ -49,7 +49,9 @@ pub(super) struct SlabInner {
 }
 
 struct Free {
-    chunks: Vec<Chunk>,
+    /// By number; those that are out are `None`.
+    chunks: Vec<Option<Chunk>>,
+    pages: FreePages,
     high_water: usize,
     /// Called after a page came back, without the lock held.
     watcher: Option<Arc<dyn Fn() + Send + Sync>>,
@@ -61,7 +63,15 @@ impl Slab {
     /// # Errors
     /// `Config` when `page_bytes` is not a power of two of at least 4 KiB; `Io` when the memory is not to be had.
     pub fn new(bytes: usize, page_bytes: usize) -> Result<Self> {
-        Slab::cut(bytes, page_bytes, Map::new)
+        Slab::near(bytes, page_bytes, None)
+    }
+
+    /// As [`Slab::new`], of memory of the NUMA node `node` as far as that has any: a wish, which a machine with one node does not hear.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn near(bytes: usize, page_bytes: usize, node: Option<u32>) -> Result<Self> {
+        Slab::cut(bytes, page_bytes, |bytes| Map::near(bytes, node))
     }
 
     /// As [`Slab::new`], at once: what makes the memory resident goes on behind it, from the pages on that go out first. A page that
@@ -87,18 +97,19 @@ impl Slab {
                 .advice("take a power of two of at least 4096"));
         }
         let total = (bytes / page_bytes).max(1);
-        let map = map(total * page_bytes)?;
-        let (address, mapped_bytes) = (map.address(), map.bytes());
-        let mut chunks = map.into_chunks(page_bytes);
+        let mut chunks = map(total * page_bytes)?.into_chunks(page_bytes);
+        let map = chunks.first().map(Chunk::map).ok_or_else(|| Error::new(Kind::Io, "an empty mapping"))?;
         chunks.truncate(total);
-        // Last in, first out: the lowest addresses, touched most recently, go out first.
-        chunks.reverse();
         Ok(Slab(Arc::new(SlabInner {
             page_bytes,
             total,
-            address,
-            bytes: mapped_bytes,
-            free: Mutex::new(Free { chunks, high_water: 0, watcher: None }),
+            map,
+            free: Mutex::new(Free {
+                chunks: chunks.into_iter().map(Some).collect(),
+                pages: FreePages::all(total),
+                high_water: 0,
+                watcher: None,
+            }),
             returned: Condvar::new(),
             ready: AtomicUsize::new(0),
             copying: AtomicUsize::new(0),
@@ -108,7 +119,7 @@ impl Slab {
 
     /// Makes the mapping resident on a thread of its own, which ends with the slab: nobody waits for more than the huge page at hand.
     fn populate(&self) -> Result<()> {
-        let Some(map) = self.0.lock().chunks.first().map(Chunk::map) else { return Ok(()) };
+        let map = Arc::clone(&self.0.map);
         let gone = Arc::clone(&self.0.gone);
         let work = move || {
             // Behind those who have something to do now: on few processors it would take its part from the first handshakes.
@@ -144,7 +155,7 @@ impl Slab {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let here = free.chunks.len();
+                let here = free.pages.count();
                 return Err(Error::new(
                     Kind::Stalled,
                     format!("waited {patience:?} for {count} pages, {here} of {} are free", self.0.total),
@@ -169,7 +180,7 @@ impl Slab {
     pub fn usage(&self) -> SlabUse {
         let (free, high_water) = {
             let free = self.0.lock();
-            (free.chunks.len(), free.high_water)
+            (free.pages.count(), free.high_water)
         };
         let ready = self.0.ready.load(Ordering::Relaxed);
         SlabUse {
@@ -187,9 +198,9 @@ impl Slab {
         self.0.lock().watcher = Some(Arc::new(watcher));
     }
 
-    /// Address and length in bytes of the mapping, for registration with a driver.
-    pub(crate) fn mapping(&self) -> (usize, usize) {
-        (self.0.address, self.0.bytes)
+    /// The mapping, for registration with a driver.
+    pub(crate) fn map(&self) -> &Arc<Map> {
+        &self.0.map
     }
 
     fn wrap(&self, chunks: Vec<Chunk>) -> Vec<Page<Filling>> {
@@ -208,17 +219,22 @@ impl SlabInner {
     }
 
     fn split_off(&self, free: &mut Free, count: usize) -> Option<Vec<Chunk>> {
-        let rest = free.chunks.len().checked_sub(count)?;
-        let mut chunks = free.chunks.split_off(rest);
-        chunks.reverse();
-        free.high_water = free.high_water.max(self.total - rest);
-        Some(chunks)
+        let Free { chunks, pages, high_water, .. } = free;
+        if count > pages.count() {
+            return None;
+        }
+        let mut taken = Vec::with_capacity(count);
+        pages.take(count, |page| taken.extend(chunks[page].take()));
+        *high_water = (*high_water).max(self.total - pages.count());
+        Some(taken)
     }
 
     pub(super) fn put_back(&self, chunk: Chunk) {
+        let number = (chunk.as_ptr() as usize - self.map.address()) / self.page_bytes;
         let watcher = {
             let mut free = self.lock();
-            free.chunks.push(chunk);
+            free.chunks[number] = Some(chunk);
+            free.pages.put(number);
             free.watcher.clone()
         };
         self.returned.notify_all();

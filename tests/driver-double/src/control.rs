@@ -1,12 +1,16 @@
 //! The tests' hold on the double: they are linked to one copy of this crate, the driver that they load is another.
 
-use std::ffi::CString;
+use std::ffi::{CString, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::device::{CURRENT, Device, Work};
+use crate::calls::Calls;
+use crate::checker::{Use, checker};
+use crate::device::{CURRENT, Device, INVALID_VALUE};
+use crate::stream::Work;
+use crate::twin::{Launch, RawTwin};
 
 /// What the loaded library lets tests do; found by one symbol.
 #[repr(C)]
@@ -19,6 +23,15 @@ pub struct Control {
     live: extern "C" fn(u32) -> Live,
     violations: unsafe extern "C" fn(u32, *mut u8, usize) -> usize,
     contexts_on_this_thread: extern "C" fn() -> usize,
+    calls: unsafe extern "C" fn(u32, *mut u8, usize) -> usize,
+    reset_calls: extern "C" fn(u32),
+    calls_in_children: extern "C" fn() -> u64,
+    set_numa_node: extern "C" fn(u32, i64),
+    refuse_batches: extern "C" fn(u32),
+    twin: unsafe extern "C" fn(*const u8, usize, RawTwin),
+    host_wrote: extern "C" fn(u32, usize, usize),
+    report_early_writes: extern "C" fn(),
+    settle: extern "C" fn(u32),
 }
 
 /// What exists on a device at one moment.
@@ -39,7 +52,16 @@ pub struct Live {
 
 /// The double, loaded into this process in the place of the driver.
 #[derive(Clone, Copy)]
-pub struct Double(&'static Control);
+pub struct Double(&'static Control, Library);
+
+/// What `dlopen` said.
+#[derive(Clone, Copy)]
+struct Library(*mut c_void);
+
+// SAFETY: a handle that any thread may look symbols up with; it is never closed.
+unsafe impl Send for Library {}
+// SAFETY: as above.
+unsafe impl Sync for Library {}
 
 /// One of its devices.
 #[derive(Clone, Copy)]
@@ -54,11 +76,12 @@ impl Double {
     /// # Panics
     /// When the library is not there.
     pub fn load() -> Double {
-        static CONTROL: OnceLock<&'static Control> = OnceLock::new();
-        Double(CONTROL.get_or_init(|| {
+        static LOADED: OnceLock<Double> = OnceLock::new();
+        *LOADED.get_or_init(|| {
             let test = std::env::current_exe().expect("the running test has a path");
             let path = test.with_file_name("libfarfeed_driver_double.so");
             let name = CString::new(path.as_os_str().as_bytes()).expect("a path without a zero byte");
+            assert!(!crate::on_gpu(), "FARFEED_TEST_GPU is set: the double must not stand beside the driver");
             // SAFETY: a zero-terminated path; the library has no constructors. It stays loaded for good.
             let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
             assert!(!library.is_null(), "no driver double at {}", path.display());
@@ -66,13 +89,34 @@ impl Double {
             let control = unsafe { libc::dlsym(library, c"FARFEED_DRIVER_DOUBLE".as_ptr()) };
             assert!(!control.is_null(), "the driver double has no control");
             // SAFETY: that symbol is a `Control` of this crate, built by the same `cargo` call.
-            unsafe { &*control.cast::<Control>() }
-        }))
+            Double(unsafe { &*control.cast::<Control>() }, Library(library))
+        })
+    }
+
+    pub(crate) fn library(self) -> *mut c_void {
+        self.1.0
     }
 
     /// Device `ordinal` of sixteen.
     pub fn device(self, ordinal: u32) -> DoubleDevice {
         DoubleDevice { control: self.0, ordinal }
+    }
+
+    /// Has `twin` run where a kernel called `name` is launched, on any device: in the stream's order, on the stream's
+    /// thread. A kernel without one is a violation, and its launch is refused.
+    pub fn twin(self, name: &str, twin: impl Fn(&Launch<'_>) + Send + Sync + 'static) {
+        // SAFETY: the name is taken before the call returns.
+        unsafe { (self.0.twin)(name.as_ptr(), name.len(), RawTwin::new(twin)) };
+    }
+
+    /// From now on host memory that a copy may be reading is read-only, and a write to it is a violation: `guard=report`.
+    pub fn report_early_writes(self) {
+        (self.0.report_early_writes)();
+    }
+
+    /// Driver calls that were made in processes forked off this one; each was refused.
+    pub fn calls_in_children(self) -> u64 {
+        (self.0.calls_in_children)()
     }
 
     /// Contexts that are current on the calling thread.
@@ -110,9 +154,14 @@ impl DoubleDevice {
         assert_eq!(code, 0, "a kernel was refused");
     }
 
-    /// Waits until all streams that were not destroyed, and the default one, have nothing left to do.
+    /// Waits until all streams have nothing left to do: an observation, as by `cuCtxSynchronize`.
     pub fn drain(&self) {
         (self.control.drain)(self.ordinal);
+    }
+
+    /// Waits as `drain` does, and tells the checker nothing of it: time goes by, and nobody looks.
+    pub fn settle(&self) {
+        (self.control.settle)(self.ordinal);
     }
 
     /// What exists now.
@@ -122,24 +171,70 @@ impl DoubleDevice {
 
     /// What has happened that must not happen, a line each; empty when all is well.
     pub fn violations(&self) -> String {
-        let mut text = vec![0; 4096];
+        self.text(self.control.violations)
+    }
+
+    /// Says that the host has written to `bytes`: a violation where a copy reads them whose end the host has not observed.
+    pub fn host_wrote(&self, bytes: &[u8]) {
+        (self.control.host_wrote)(self.ordinal, bytes.as_ptr() as usize, bytes.len());
+    }
+
+    /// Batches of copies are refused as not supported, as by a driver before 12.8.
+    pub fn refuse_batches(&self) {
+        (self.control.refuse_batches)(self.ordinal);
+    }
+
+    /// The host's NUMA node that the device is nearest to; -1 for none.
+    pub fn set_numa_node(&self, node: i64) {
+        (self.control.set_numa_node)(self.ordinal, node);
+    }
+
+    /// What was called since the process began, or since `reset_calls`.
+    pub fn calls(&self) -> Calls {
+        Calls::parse(&self.text(self.control.calls))
+    }
+
+    /// Counts from 0 again.
+    pub fn reset_calls(&self) {
+        (self.control.reset_calls)(self.ordinal);
+    }
+
+    fn text(&self, source: unsafe extern "C" fn(u32, *mut u8, usize) -> usize) -> String {
+        let mut text = vec![0; 64 << 10];
         // SAFETY: the library writes at most as many bytes as there are.
-        let written = unsafe { (self.control.violations)(self.ordinal, text.as_mut_ptr(), text.len()) };
+        let written = unsafe { source(self.ordinal, text.as_mut_ptr(), text.len()) };
         String::from_utf8_lossy(&text[..written]).into_owned()
     }
 }
 
 /// Found by `Double::load` in the library that it loads.
 #[unsafe(no_mangle)]
-pub static FARFEED_DRIVER_DOUBLE: Control =
-    Control { set_rate, fail_copy, refuse_registration, consume, drain, live, violations, contexts_on_this_thread };
+pub static FARFEED_DRIVER_DOUBLE: Control = Control {
+    set_rate,
+    fail_copy,
+    refuse_registration,
+    consume,
+    drain,
+    live,
+    violations,
+    contexts_on_this_thread,
+    calls,
+    reset_calls,
+    calls_in_children,
+    set_numa_node,
+    refuse_batches,
+    twin,
+    host_wrote,
+    report_early_writes,
+    settle,
+};
 
 fn device(ordinal: u32) -> &'static std::sync::Arc<Device> {
     Device::by_ordinal(ordinal as usize).expect("one of the double's devices")
 }
 
 extern "C" fn set_rate(ordinal: u32, bytes_per_second: u64) {
-    device(ordinal).bytes_per_second.store(bytes_per_second, Ordering::Relaxed);
+    device(ordinal).link.bytes_per_second.store(bytes_per_second, Ordering::Relaxed);
 }
 
 extern "C" fn fail_copy(ordinal: u32, copies: i64) {
@@ -148,6 +243,14 @@ extern "C" fn fail_copy(ordinal: u32, copies: i64) {
 
 extern "C" fn refuse_registration(ordinal: u32) {
     device(ordinal).refuses_registration.store(true, Ordering::Relaxed);
+}
+
+extern "C" fn refuse_batches(ordinal: u32) {
+    device(ordinal).refuses_batches.store(true, Ordering::Relaxed);
+}
+
+extern "C" fn set_numa_node(ordinal: u32, node: i64) {
+    device(ordinal).numa_node.store(node, Ordering::Relaxed);
 }
 
 /// # Safety
@@ -160,27 +263,52 @@ unsafe extern "C" fn consume(
     len: usize,
     after_ms: u64,
 ) -> u32 {
-    let (device, pointer) = (device(ordinal), pointer as usize);
-    if !device.tables().is_allocated(&(pointer..pointer + len)) {
-        return crate::device::INVALID_VALUE;
-    }
+    let (device, from) = (device(ordinal), pointer as usize);
     // SAFETY: by this function's contract.
     let expected = unsafe { std::slice::from_raw_parts(expected, len) }.to_vec();
-    match device.stream(stream) {
+    let mut tables = device.tables();
+    let Some(memory) = tables.memory(&(from..from + len)).cloned() else { return INVALID_VALUE };
+    match tables.stream(device, stream) {
         Ok(stream) => {
-            stream.enqueue(Work::Consume { pointer, expected, after: Duration::from_millis(after_ms) });
+            let after = Duration::from_millis(after_ms);
+            stream.enqueue(&tables, |checker| {
+                let op = checker.enqueue(device.ordinal, stream.number, "a consumer's kernel".into(), false);
+                checker.access(&op, from..from + len, Use::Read, None);
+                Work::Consume { memory, from, expected, after }
+            });
             0
         }
         Err(code) => code,
     }
 }
 
+/// # Safety
+/// `name` is valid for reads of `len` bytes; the twin is one of `RawTwin::new`.
+unsafe extern "C" fn twin(name: *const u8, len: usize, twin: RawTwin) {
+    // SAFETY: by this function's contract.
+    let name = unsafe { std::slice::from_raw_parts(name, len) };
+    crate::module::register(String::from_utf8_lossy(name).into_owned(), twin);
+}
+
+extern "C" fn host_wrote(ordinal: u32, start: usize, len: usize) {
+    let ordinal = device(ordinal).ordinal;
+    checker().host_access(ordinal, &(start..start + len), Use::Write, "the host writes");
+}
+
 extern "C" fn drain(ordinal: u32) {
-    let streams: Vec<_> = {
-        let tables = device(ordinal).tables();
-        tables.streams.values().chain(&tables.default_stream).cloned().collect()
-    };
+    let numbers = idle(ordinal);
+    checker().observe_streams(numbers.into_iter());
+}
+
+extern "C" fn settle(ordinal: u32) {
+    idle(ordinal);
+}
+
+/// Waits until the device's streams are idle; gives their numbers.
+fn idle(ordinal: u32) -> Vec<u32> {
+    let streams: Vec<_> = device(ordinal).tables().all_streams().cloned().collect();
     streams.iter().for_each(|stream| stream.drain());
+    streams.iter().map(|stream| stream.number).collect()
 }
 
 extern "C" fn live(ordinal: u32) -> Live {
@@ -195,14 +323,42 @@ extern "C" fn live(ordinal: u32) -> Live {
     }
 }
 
+extern "C" fn report_early_writes() {
+    crate::faults::report_early_writes();
+}
+
+extern "C" fn reset_calls(ordinal: u32) {
+    device(ordinal).calls.reset();
+}
+
+extern "C" fn calls_in_children() -> u64 {
+    crate::driver::calls_in_children().load(Ordering::Acquire)
+}
+
+/// Writes as much of `all` as there is room for; returns how much.
+///
 /// # Safety
 /// `text` is valid for writes of `len` bytes.
-unsafe extern "C" fn violations(ordinal: u32, text: *mut u8, len: usize) -> usize {
-    let all = device(ordinal).tables().violations.join("\n");
+unsafe fn tell(all: &str, text: *mut u8, len: usize) -> usize {
     let written = all.len().min(len);
     // SAFETY: by this function's contract, and no longer than the text.
     unsafe { std::ptr::copy_nonoverlapping(all.as_ptr(), text, written) };
     written
+}
+
+/// # Safety
+/// `text` is valid for writes of `len` bytes.
+unsafe extern "C" fn violations(ordinal: u32, text: *mut u8, len: usize) -> usize {
+    let all = checker().reports(device(ordinal).ordinal);
+    // SAFETY: by this function's contract.
+    unsafe { tell(&all, text, len) }
+}
+
+/// # Safety
+/// `text` is valid for writes of `len` bytes.
+unsafe extern "C" fn calls(ordinal: u32, text: *mut u8, len: usize) -> usize {
+    // SAFETY: by this function's contract.
+    unsafe { tell(&device(ordinal).calls.text(), text, len) }
 }
 
 extern "C" fn contexts_on_this_thread() -> usize {
