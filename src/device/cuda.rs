@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
+use super::home::Home;
 use super::pace::Pace;
-use super::slot::{Home, Place, stranger};
+use super::slot::{Place, stranger};
 use super::{Backend, DeviceSlot, Engine, RawStream, Segment, Wake};
 use crate::error::{Error, Kind, Result};
 use crate::memory::{CopyHold, Slab};

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
-use super::slot::{Home, Place, stranger};
+use super::home::Home;
+use super::slot::{Place, stranger};
 use super::{Backend, DeviceSlot, Engine, Segment, Wake};
 use crate::error::{Error, Kind, Result};
 use crate::memory::{CopyHold, Slab};

@@ -11,6 +11,7 @@
 
 #[cfg(feature = "cuda")]
 mod cuda;
+mod home;
 mod host;
 #[cfg(feature = "cuda")]
 mod pace;
@@ -18,12 +19,12 @@ mod probe;
 mod selection;
 mod slot;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Result;
 use crate::memory::{CopyHold, Slab};
 pub use crate::sys::stream::RawStream;
+pub use home::Wake;
 pub use probe::{DeviceFacts, DriverFacts, copy_rate, probe};
 pub use selection::Device;
 pub use slot::DeviceSlot;
@@ -36,9 +37,6 @@ pub struct Segment<'a> {
     /// Offset in the slot.
     pub to: usize,
 }
-
-/// Called from any thread when a slot has come back.
-pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// A place for batches: opened once per loader.
 pub trait Backend: Send + Sync {

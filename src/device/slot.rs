@@ -1,15 +1,13 @@
 //! A slot on its way: engine → batch → engine.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-
+use super::RawStream;
 #[cfg(feature = "cuda")]
 use super::cuda::CudaSlot;
+use super::home::Home;
 use super::host::HostSlot;
-use super::{RawStream, Wake};
 use crate::error::{Error, Kind, Result};
 use crate::sys::process::Birthplace;
 
@@ -181,49 +179,6 @@ impl fmt::Debug for DeviceSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let address = format_args!("{:#x}", self.device_pointer()).to_string();
         f.debug_struct("DeviceSlot").field("address", &address).field("bytes", &self.len()).finish()
-    }
-}
-
-/// Where slots of one engine go when they are let go of.
-pub(super) struct Home<S> {
-    /// Room for every slot, so that giving back never waits.
-    returns: Sender<S>,
-    wake: Wake,
-    lost: AtomicBool,
-    reason: Mutex<String>,
-    born: Birthplace,
-}
-
-impl<S> Home<S> {
-    /// A home for `slots` slots, and where they arrive.
-    pub(super) fn new(slots: usize, wake: Wake) -> (Arc<Home<S>>, Receiver<S>) {
-        let (returns, arrivals) = bounded(slots);
-        let home =
-            Home { returns, wake, lost: AtomicBool::new(false), reason: Mutex::default(), born: Birthplace::here() };
-        (Arc::new(home), arrivals)
-    }
-
-    /// Why a slot will not come back, if that has happened.
-    pub(super) fn loss(&self) -> Result<()> {
-        if !self.lost.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Err(Error::new(Kind::Device, format!("a slot was lost when it was let go of: {reason}"))
-            .advice("release batches on a stream of their own device, while that stream is alive"))
-    }
-
-    fn take_back(&self, slot: S) {
-        // Refused only when the engine is gone: the slot is dropped here then, and frees its memory.
-        drop(self.returns.try_send(slot));
-        (self.wake)();
-    }
-
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "host memory is never lost"))]
-    fn lose(&self, error: &Error) {
-        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = error.to_string();
-        self.lost.store(true, Ordering::Release);
-        (self.wake)();
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::io::IoSliceMut;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::page::{Filling, Page, Ready};
+use crate::sys::sync::AtomicUsize;
 
 /// The pages that one request fills, in order, and how far it got.
 ///

@@ -1,14 +1,15 @@
 //! The slab: all pages there are, and who waits for one.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::free::FreePages;
 use super::page::{Filling, Page};
 use crate::error::{Error, Kind, Result};
 use crate::sys::map::{Chunk, HUGE_PAGE_BYTES, Map};
+use crate::sys::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard};
 
 /// Niceness of the thread that makes memory resident.
 const NICE: i32 = 10;

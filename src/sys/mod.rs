@@ -14,5 +14,6 @@ pub(crate) mod process;
 pub(crate) mod ring;
 pub(crate) mod socket;
 pub(crate) mod stream;
+pub(crate) mod sync;
 #[cfg(feature = "emulate")]
 pub(crate) mod timer;
