@@ -12,6 +12,9 @@
 #[cfg(feature = "cuda")]
 mod cuda;
 mod host;
+#[cfg(all(feature = "cuda", feature = "measure"))]
+#[doc(hidden)]
+pub mod measure;
 mod probe;
 mod selection;
 mod slot;

@@ -99,6 +99,18 @@ impl Device {
     }
 }
 
+#[cfg(all(feature = "cuda", feature = "measure"))]
+impl Device {
+    /// Its context, for measurements.
+    pub(super) fn context(&self) -> Result<Arc<crate::sys::cuda::Context>> {
+        match &self.0 {
+            Which::Cuda(backend) => backend.context(),
+            Which::Host => Err(Error::new(Kind::Unsupported, "host memory has nothing of a GPU to measure")
+                .advice("name a GPU: cuda:0")),
+        }
+    }
+}
+
 impl PartialEq for Device {
     fn eq(&self, other: &Self) -> bool {
         self.ordinal() == other.ordinal()
