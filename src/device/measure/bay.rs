@@ -8,7 +8,7 @@ use super::apparatus::{Apparatus, settle_within};
 use super::digest::{digest, mixed};
 use crate::device::RawStream;
 use crate::error::{Error, Kind, Result};
-use crate::sys::cuda::bare::PinnedMemory;
+use crate::sys::cuda::bare::{self, PinnedMemory};
 use crate::sys::cuda::{self, Context, DeviceMemory, Entered, Registration};
 use crate::sys::map::{Chunk, Map};
 
@@ -136,7 +136,7 @@ impl Bay {
         apparatus.timed(&self.streams, |entered| {
             for to in (0..self.len()).step_by(zeros.len()) {
                 let piece = &zeros[..zeros.len().min(self.len() - to)];
-                self.destination.copy_from_host(entered, &self.streams[0], std::iter::once((piece, to)))?;
+                bare::copy(entered, &self.streams[0], &self.destination, piece, to)?;
             }
             Ok(())
         })?;
@@ -146,9 +146,8 @@ impl Bay {
     /// Enqueues one copy of everything, `size` bytes at a time, the first `streams` streams taking turns.
     pub(super) fn copy_all(&self, entered: &Entered<'_>, size: usize, streams: usize) -> Result<()> {
         let chunks = self.source.bytes().chunks(size).zip((0..).step_by(size));
-        for (number, piece) in chunks.enumerate() {
-            let stream = &self.streams[number % streams];
-            self.destination.copy_from_host(entered, stream, std::iter::once(piece))?;
+        for (number, (piece, to)) in chunks.enumerate() {
+            bare::copy(entered, &self.streams[number % streams], &self.destination, piece, to)?;
         }
         Ok(())
     }

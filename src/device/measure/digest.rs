@@ -63,7 +63,7 @@ impl Tally {
         let zeros = vec![0; places * WORD_BYTES];
         let entered = apparatus.enter()?;
         let zeroed = bare::Mark::new(apparatus.context())?;
-        memory.copy_from_host(&entered, &stream, std::iter::once((&zeros[..], 0)))?;
+        bare::copy(&entered, &stream, &memory, &zeros[..], 0)?;
         zeroed.record(&entered, &stream)?;
         settle(&entered, &zeroed)?;
         let kept = Kept::new(apparatus, vec![Arc::clone(&memory) as _]);

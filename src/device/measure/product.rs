@@ -8,7 +8,7 @@ use super::bay::{Kept, wrong};
 use super::digest::mixed;
 use crate::device::RawStream;
 use crate::error::{Error, Kind, Result};
-use crate::sys::cuda::{self, Argument, DeviceMemory, Entered};
+use crate::sys::cuda::{self, Argument, DeviceMemory, Entered, bare};
 
 /// Rows and columns of a block's part of the product, and its threads.
 const TILE: usize = 128;
@@ -39,9 +39,8 @@ impl Product {
         let place = |numbers: &Vec<i8>| {
             let bytes: Vec<u8> = numbers.iter().flat_map(|number| f32::from(*number).to_le_bytes()).collect();
             let memory = DeviceMemory::new(apparatus.context(), bytes.len())?;
-            apparatus.timed(std::slice::from_ref(&stream), |entered| {
-                memory.copy_from_host(entered, &stream, std::iter::once((&bytes[..], 0)))
-            })?;
+            apparatus
+                .timed(std::slice::from_ref(&stream), |entered| bare::copy(entered, &stream, &memory, &bytes[..], 0))?;
             Ok::<_, Error>(Arc::new(memory))
         };
         let memory = [place(&factors[0])?, place(&factors[1])?, place(&zeros)?];

@@ -14,7 +14,7 @@ use cudarc::driver::sys::{CUevent, CUstream};
 use io_uring::IoUring;
 
 use super::driver::NOT_READY;
-use super::{Context, Entered, RawStream};
+use super::{Context, DeviceMemory, Entered, RawStream};
 use crate::error::{Error, Kind, Result};
 use crate::sys::map::Map;
 
@@ -204,6 +204,35 @@ impl Drop for Mark {
             unsafe { (entered.calls().cuEventDestroy_v2)(self.handle) };
         }
     }
+}
+
+/// Enqueues one plain copy of `from` to offset `to` of `memory`: what all others are measured against. It may lie in pageable memory, which
+/// the driver reads before it returns; page-locked memory the caller keeps as it is until an event recorded after this has passed.
+///
+/// # Errors
+/// `Config` for bytes that pass the end of the memory; `Device`.
+pub(crate) fn copy(
+    entered: &Entered<'_>,
+    stream: &RawStream,
+    memory: &DeviceMemory,
+    from: &[u8],
+    to: usize,
+) -> Result<()> {
+    if to.checked_add(from.len()).is_none_or(|end| end > memory.bytes()) {
+        let context = format!("{} bytes at offset {to} pass the end of {} on the device", from.len(), memory.bytes());
+        return Err(Error::new(Kind::Config, context));
+    }
+    // SAFETY: the destination was checked against the allocation. The source is a live slice: pageable memory is read before the call
+    // returns, and page-locked memory stays so until it is unregistered, so that the device never reads a page that the system has taken back.
+    let code = unsafe {
+        (entered.calls().cuMemcpyHtoDAsync_v2)(
+            memory.pointer() + to as u64,
+            from.as_ptr().cast(),
+            from.len(),
+            stream.handle() as CUstream,
+        )
+    };
+    entered.check(code, "copying to the device")
 }
 
 /// Host memory registered with an io_uring of its own, until this is dropped.
