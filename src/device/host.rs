@@ -27,7 +27,7 @@ impl Backend for HostBackend {
         // The first batch should not wait for the kernel to find and clear huge pages; slots that are generous beyond reason stay lazy.
         let touch = slots.saturating_mul(slot_bytes) <= slab.pages() * slab.page_bytes();
         let free = (0..slots).map(|_| HostSlot::new(slot_bytes, touch)).collect::<Result<_>>()?;
-        Ok(Box::new(HostEngine { free, arrivals, home }))
+        Ok(Box::new(HostEngine { free, arrivals, home, spare: Vec::new() }))
     }
 }
 
@@ -75,6 +75,8 @@ struct HostEngine {
     free: VecDeque<HostSlot>,
     arrivals: Receiver<HostSlot>,
     home: Arc<Home<HostSlot>>,
+    /// The last list of holds, to be used again.
+    spare: Vec<CopyHold>,
 }
 
 impl HostEngine {
@@ -104,10 +106,15 @@ impl Engine for HostEngine {
         self.ours(slot)?.write(to, bytes)
     }
 
-    fn seal(&mut self, slot: &mut DeviceSlot, holds: Vec<CopyHold>) -> Result<()> {
+    fn seal(&mut self, slot: &mut DeviceSlot, mut holds: Vec<CopyHold>) -> Result<()> {
         self.ours(slot)?;
-        drop(holds);
+        holds.clear();
+        self.spare = holds;
         Ok(())
+    }
+
+    fn spare_holds(&mut self) -> Vec<CopyHold> {
+        std::mem::take(&mut self.spare)
     }
 
     fn poll(&mut self) -> Result<usize> {

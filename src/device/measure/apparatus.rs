@@ -26,6 +26,7 @@ const DIGEST_GRID: u32 = 512;
 /// A device, opened, with kernels to try it with.
 pub struct Apparatus {
     context: Arc<Context>,
+    host_node: Option<u32>,
     pub(super) digest: Kernel,
     pub(super) product: Kernel,
 }
@@ -40,7 +41,7 @@ impl Apparatus {
         let text = CStr::from_bytes_with_nul(PTX.as_bytes());
         let module = Module::new(&context, text.map_err(|e| Error::new(Kind::Unsupported, "kernels").source(e))?)?;
         let (digest, product) = (module.kernel(c"farfeed_digest")?, module.kernel(c"farfeed_product")?);
-        Ok(Apparatus { context, digest, product })
+        Ok(Apparatus { context, host_node: device.backend().host_node(), digest, product })
     }
 
     /// Where the device sits on the bus, as in `0000:3b:00.0`.
@@ -57,6 +58,11 @@ impl Apparatus {
     /// `Device`.
     pub fn stream(&self) -> Result<RawStream> {
         cuda::new_stream(&self.context)
+    }
+
+    /// The NUMA node next to it, on a machine with several.
+    pub fn host_node(&self) -> Option<u32> {
+        self.host_node
     }
 
     pub(super) fn context(&self) -> &Arc<Context> {

@@ -9,7 +9,7 @@ use super::digest::{digest, mixed};
 use crate::device::RawStream;
 use crate::error::{Error, Kind, Result};
 use crate::sys::cuda::bare::{self, PinnedMemory};
-use crate::sys::cuda::{self, Context, DeviceMemory, Entered, Registration};
+use crate::sys::cuda::{self, Context, Copies, DeviceMemory, Entered, Registration, Together};
 use crate::sys::map::{Chunk, Map};
 
 /// How long teardown waits for the device before it gives memory up that the device may still use.
@@ -65,7 +65,7 @@ impl Drop for Kept {
 
 /// Page-locked host memory, by its origin.
 pub(super) enum Source {
-    /// As a slab is: huge pages, registered. The registration ends before the mapping.
+    /// As a slab is: huge pages of the device's NUMA node, registered.
     Slab { _registration: Registration, chunk: Chunk },
     /// As the driver gives it.
     Driver(PinnedMemory),
@@ -74,10 +74,9 @@ pub(super) enum Source {
 impl Source {
     /// `bytes` as a slab is made, filled with words that differ.
     pub(super) fn slab(apparatus: &Apparatus, bytes: usize) -> Result<Source> {
-        let map = Map::new(bytes)?;
-        let registration = Registration::new(apparatus.context(), map.address(), map.bytes())?;
-        let chunk = map.into_chunks(bytes).into_iter().next();
+        let chunk = Map::near(bytes, apparatus.host_node())?.into_chunks(bytes).into_iter().next();
         let mut chunk = chunk.ok_or_else(|| Error::new(Kind::Io, "an empty mapping"))?;
+        let registration = Registration::new(apparatus.context(), &chunk.map())?;
         fill(&mut chunk, 1);
         Ok(Source::Slab { _registration: registration, chunk })
     }
@@ -87,6 +86,14 @@ impl Source {
         let mut memory = PinnedMemory::new(apparatus.context(), bytes)?;
         fill(&mut memory, 2);
         Ok(Source::Driver(memory))
+    }
+
+    /// The mapping, if it is one of ours.
+    pub(super) fn map(&self) -> Option<Arc<Map>> {
+        match self {
+            Source::Slab { chunk, .. } => Some(chunk.map()),
+            Source::Driver(_) => None,
+        }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -148,6 +155,23 @@ impl Bay {
         let chunks = self.source.bytes().chunks(size).zip((0..).step_by(size));
         for (number, (piece, to)) in chunks.enumerate() {
             bare::copy(entered, &self.streams[number % streams], &self.destination, piece, to)?;
+        }
+        Ok(())
+    }
+
+    /// As [`Bay::copy_all`], by two calls: every other piece, so that no two of a call are one, and then the rest.
+    pub(super) fn copy_all_together(
+        &self,
+        entered: &Entered<'_>,
+        size: usize,
+        copies: &mut Copies,
+        together: &mut Together,
+    ) -> Result<()> {
+        for first in 0..2 {
+            for (piece, to) in self.source.bytes().chunks(size).zip((0..).step_by(size)).skip(first).step_by(2) {
+                copies.add(piece, to)?;
+            }
+            self.destination.issue(entered, &self.streams[0], copies, together)?;
         }
         Ok(())
     }

@@ -7,6 +7,9 @@ use super::bay::{Bay, Source};
 use super::effort::Effort;
 use super::finding::{Finding, Target, median};
 use crate::error::Result;
+use crate::sys::cuda::{Copies, Entered, Together};
+
+const PART: &str = "enqueueing";
 
 /// The size of the copies that the ceiling is made of.
 const CEILING_COPY_BYTES: usize = 64 << 20;
@@ -71,37 +74,67 @@ fn rate(apparatus: &Apparatus, effort: &Effort, bay: &Bay, size: usize, streams:
     Ok(rate)
 }
 
-/// Nanoseconds of processor time that asking for a copy costs.
+/// Nanoseconds of processor time that asking for a copy costs, by itself and among many by one call.
 ///
 /// # Errors
 /// `Corrupt` when other bytes arrived; `Device`, `Stalled`.
 pub fn enqueueing(apparatus: &Apparatus, effort: &Effort) -> Result<Vec<Finding>> {
     let mut found = Vec::new();
     for copy_bytes in [4 << 10, 64 << 10] {
-        let bay = Bay::new(apparatus, Source::slab(apparatus, BURST * copy_bytes)?, 1)?;
-        bay.clear(apparatus)?;
-        let mut costs = Vec::new();
-        // The first burst has the driver set itself up.
-        for burst in 0..=4 * effort.rounds {
-            let mut cost = 0.0;
-            apparatus.timed(&bay.streams, |entered| {
-                let before = processor_ns();
-                bay.copy_all(entered, copy_bytes, 1)?;
-                cost = (processor_ns() - before) / BURST as f64;
-                Ok(())
-            })?;
-            if burst > 0 {
-                costs.push(cost);
-            }
-        }
-        bay.check(apparatus)?;
-        let name = format!("one copy of {} KiB, asked for", copy_bytes >> 10);
+        let source = Source::slab(apparatus, BURST * copy_bytes)?;
+        let map = source.map();
+        let bay = Bay::new(apparatus, source, 1)?;
+        let kib = copy_bytes >> 10;
+        let cost = burst(apparatus, effort, &bay, |entered| bay.copy_all(entered, copy_bytes, 1))?;
         found.push(
-            Finding::new("enqueueing", name, median(costs), "ns")
-                .detail(format!("processor time of the calling thread, bursts of {BURST}; digest checked")),
+            Finding::new(PART, format!("one copy of {kib} KiB, by itself"), cost / BURST as f64, "ns")
+                .detail(format!("processor time of the calling thread, {BURST} in a row; digest checked")),
         );
+        let mut together = Together::new(apparatus.context().driver(), false);
+        let (Some(name), Some(map)) = (together.name(), map) else {
+            found.push(Finding::answer(PART, "many copies by one call", "not with this driver"));
+            continue;
+        };
+        let mut copies = Copies::new();
+        copies.allow(map, true);
+        let cost = burst(apparatus, effort, &bay, |entered| {
+            bay.copy_all_together(entered, copy_bytes, &mut copies, &mut together)
+        })?;
+        found.push(match together.refusal() {
+            Some(refusal) => Finding::answer(PART, format!("many copies by one call ({name})"), refusal.to_string()),
+            None => {
+                Finding::new(PART, format!("one copy of {kib} KiB, of many by one call"), cost / BURST as f64, "ns")
+                    .detail(format!("{name} with {} copies; digest checked", BURST / 2))
+            }
+        });
     }
     Ok(found)
+}
+
+/// Nanoseconds of processor time that `ask` takes its caller, by the median; what it asked for is waited for in between, and checked.
+fn burst(
+    apparatus: &Apparatus,
+    effort: &Effort,
+    bay: &Bay,
+    mut ask: impl FnMut(&Entered<'_>) -> Result<()>,
+) -> Result<f64> {
+    bay.clear(apparatus)?;
+    let mut costs = Vec::new();
+    // The first one has the driver set itself up.
+    for number in 0..=4 * effort.rounds {
+        let mut cost = 0.0;
+        apparatus.timed(&bay.streams, |entered| {
+            let before = processor_ns();
+            ask(entered)?;
+            cost = processor_ns() - before;
+            Ok(())
+        })?;
+        if number > 0 {
+            costs.push(cost);
+        }
+    }
+    bay.check(apparatus)?;
+    Ok(median(costs))
 }
 
 /// Processor time of the calling thread.

@@ -12,6 +12,7 @@ use super::finding::{Finding, Target, median};
 use crate::device::{Device, Engine, RawStream, Segment};
 use crate::error::{Error, Kind, Result};
 use crate::memory::{Landed, Landing, Slab};
+use crate::sys::cuda::Together;
 
 const PART: &str = "engine";
 
@@ -28,6 +29,10 @@ const KINDS: usize = 4;
 /// Batches of one window, at most: each has a place for its digest.
 const BATCHES_MAX: usize = 4096;
 
+/// Between two looks.
+const LOOK_MIN: Duration = Duration::from_micros(10);
+const LOOK_MAX: Duration = Duration::from_micros(100);
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Rates of the engine with dense batches and with shuffled samples, as shares of `ceiling` (bytes/s); every batch is digested on the
@@ -37,13 +42,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// `Corrupt` when a batch is wrong; `Device`, `Stalled`.
 pub fn engine(apparatus: &Apparatus, device: &Device, effort: &Effort, ceiling: f64) -> Result<Vec<Finding>> {
     let (samples, sample_bytes) = effort.samples;
+    let plain = device.one_by_one()?;
     let runs = [
-        ("dense batches, pages in a row", Shape::Dense { in_a_row: true }, Some(DENSE_TARGET)),
-        ("dense batches, pages of 1 MiB anywhere", Shape::Dense { in_a_row: false }, None),
-        ("shuffled samples", Shape::Shuffled, Some(SHUFFLED_TARGET)),
+        ("dense batches, pages in a row", device, Shape::Dense { in_a_row: true }, Some(DENSE_TARGET)),
+        ("dense batches, pages of 1 MiB anywhere", device, Shape::Dense { in_a_row: false }, None),
+        ("shuffled samples", device, Shape::Shuffled, Some(SHUFFLED_TARGET)),
+        ("shuffled samples, one copy after the other", &plain, Shape::Shuffled, None),
     ];
-    let mut found = Vec::new();
-    for (name, shape, target) in runs {
+    let together = Together::new(apparatus.context().driver(), false);
+    let many = together.name().unwrap_or("not with this driver: copies are issued one after the other");
+    let mut found = vec![Finding::answer(PART, "many copies by one call", many)];
+    for (name, device, shape, target) in runs {
         let told = Run::new(device, effort, shape)?.measure(apparatus, effort)?;
         let share = 100.0 * told.bytes_s / ceiling;
         let what = match shape {
@@ -55,7 +64,7 @@ pub fn engine(apparatus: &Apparatus, device: &Device, effort: &Effort, ceiling: 
         found.push(finding.detail(format!("{:.2} GB/s; {what}; every batch's digest checked", told.bytes_s / 1e9)));
         found.push(
             Finding::new(PART, format!("{name}: asking for a batch"), told.asking_ns / 1e3, "µs")
-                .detail("processor time of the engine's thread: copies and events of one batch"),
+                .detail(format!("processor time of the engine's thread: events, and up to {:.0} copies", told.pieces)),
         );
         if let Some(note) = told.note {
             found.push(Finding::answer(PART, format!("{name}: note"), note));
@@ -86,6 +95,8 @@ struct Run {
 struct Told {
     bytes_s: f64,
     asking_ns: f64,
+    /// Of a batch, on average: before neighbours are joined and long ones cut.
+    pieces: f64,
     note: Option<String>,
 }
 
@@ -97,7 +108,7 @@ impl Run {
             Shape::Shuffled => (samples * sample_bytes, 256 << 10),
         };
         let bytes = KINDS * batch_bytes;
-        let slab = Slab::new(bytes.next_multiple_of(page_bytes), page_bytes)?;
+        let slab = Slab::near(bytes.next_multiple_of(page_bytes), page_bytes, device.backend().host_node())?;
         let (landed, plain) = land(&slab, bytes, shape == Shape::Dense { in_a_row: true })?;
         let batches: Vec<Vec<(usize, usize)>> = match shape {
             Shape::Dense { .. } => (0..KINDS).map(|kind| vec![(kind * batch_bytes, batch_bytes)]).collect(),
@@ -117,16 +128,27 @@ impl Run {
 
     fn measure(mut self, apparatus: &Apparatus, effort: &Effort) -> Result<Told> {
         let stream = apparatus.stream()?;
-        let (warm, _) = self.window(apparatus, &stream, KINDS)?;
+        // As the loader's copier does, whose thread has little else to do.
+        self.engine.attach()?;
+        let told = self.windows(apparatus, effort, &stream);
+        self.engine.detach();
+        told
+    }
+
+    fn windows(&mut self, apparatus: &Apparatus, effort: &Effort, stream: &RawStream) -> Result<Told> {
+        let (warm, _) = self.window(apparatus, stream, KINDS)?;
         let batches = (effort.window.as_secs_f64() * warm / self.batch_bytes as f64).ceil();
         let batches = (batches as usize).clamp(KINDS, BATCHES_MAX);
         let (mut rates, mut costs) = (Vec::new(), Vec::new());
         for _ in 0..effort.rounds {
-            let (rate, mut cost) = self.window(apparatus, &stream, batches)?;
+            let (rate, mut cost) = self.window(apparatus, stream, batches)?;
             rates.push(rate);
             costs.append(&mut cost);
         }
-        Ok(Told { bytes_s: median(rates), asking_ns: median(costs), note: self.engine.note() })
+        let pieces: usize =
+            self.batches.iter().flatten().map(|(at, bytes)| self.landed.slices(*at, *bytes).count()).sum();
+        let (pieces, note) = (pieces as f64 / KINDS as f64, self.engine.note());
+        Ok(Told { bytes_s: median(rates), asking_ns: median(costs), pieces, note })
     }
 
     /// Copies `batches`; gives bytes/s, and the processor time that each took the caller, in ns.
@@ -146,7 +168,9 @@ impl Run {
                 }
             }
             self.engine.copy(&mut slot, &segments)?;
-            self.engine.seal(&mut slot, vec![self.landed.hold()])?;
+            let mut holds = self.engine.spare_holds();
+            holds.push(self.landed.hold());
+            self.engine.seal(&mut slot, holds)?;
             costs.push(processor_ns() - before);
             slot.wait_on(stream.clone())?;
             tally.add(apparatus, stream, &slot, (0, self.batch_bytes), number)?;
@@ -154,7 +178,7 @@ impl Run {
         }
         let deadline = Instant::now() + PATIENCE;
         while self.engine.poll()? > 0 {
-            pause(deadline)?;
+            pause(self.engine.as_ref(), deadline)?;
         }
         let rate = (batches * self.batch_bytes) as f64 / begun.elapsed().as_secs_f64();
         for (number, found) in tally.read()?.into_iter().enumerate() {
@@ -173,16 +197,17 @@ impl Run {
             if let Some(slot) = self.engine.acquire()? {
                 return Ok(slot);
             }
-            pause(deadline)?;
+            pause(self.engine.as_ref(), deadline)?;
         }
     }
 }
 
-fn pause(deadline: Instant) -> Result<()> {
+/// Sleeps for as long as the engine has no reason to look, and at most until something may have come back.
+fn pause(engine: &dyn Engine, deadline: Instant) -> Result<()> {
     if Instant::now() > deadline {
         return Err(Error::new(Kind::Stalled, "copies to the device do not end"));
     }
-    std::thread::sleep(Duration::from_micros(20));
+    std::thread::sleep(engine.look_again().clamp(LOOK_MIN, LOOK_MAX));
     Ok(())
 }
 

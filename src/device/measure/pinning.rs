@@ -33,10 +33,10 @@ fn times(apparatus: &Apparatus, effort: &Effort) -> Result<Vec<Finding>> {
     let (mut allocating, mut freeing) = (Vec::new(), Vec::new());
     for _ in 0..effort.rounds {
         let begun = Instant::now();
-        let map = Map::new(effort.pinned_bytes)?;
+        let map = Arc::new(Map::near(effort.pinned_bytes, apparatus.host_node())?);
         touching.push(begun.elapsed());
         let begun = Instant::now();
-        let registration = Registration::new(apparatus.context(), map.address(), map.bytes())?;
+        let registration = Registration::new(apparatus.context(), &map)?;
         registering.push(begun.elapsed());
         let begun = Instant::now();
         drop(registration);
@@ -65,16 +65,16 @@ fn times(apparatus: &Apparatus, effort: &Effort) -> Result<Vec<Finding>> {
 
 /// The same memory for the driver and for a ring, each first in turn; copies out of it are checked while both have it.
 fn orders(apparatus: &Apparatus, bytes: usize) -> Result<Vec<Finding>> {
-    let map = Arc::new(Map::new(bytes)?);
+    let map = Arc::new(Map::near(bytes, apparatus.host_node())?);
     let driver_first = {
-        let registration = Registration::new(apparatus.context(), map.address(), map.bytes())?;
+        let registration = Registration::new(apparatus.context(), &map)?;
         let ring = RingRegistration::of_map(&map);
         drop(registration);
         ring.and_then(RingRegistration::end)
     };
     let ring_first = match RingRegistration::of_map(&map) {
         Ok(ring) => {
-            let registered = Registration::new(apparatus.context(), map.address(), map.bytes()).map(drop);
+            let registered = Registration::new(apparatus.context(), &map).map(drop);
             ring.end().and(registered.map_err(io::Error::other))
         }
         Err(refused) => Err(refused),
@@ -100,11 +100,8 @@ fn orders(apparatus: &Apparatus, bytes: usize) -> Result<Vec<Finding>> {
 fn both_at_once(apparatus: &Apparatus, bytes: usize) -> Result<Finding> {
     const NAME: &str = "copies out of memory that both have";
     let source = Source::slab(apparatus, bytes)?;
-    let ring = match &source {
-        Source::Slab { chunk, .. } => RingRegistration::of_map(&chunk.map()),
-        Source::Driver(_) => return Ok(Finding::answer(PART, NAME, "not tried")),
-    };
-    let ring = match ring {
+    let Some(map) = source.map() else { return Ok(Finding::answer(PART, NAME, "not tried")) };
+    let ring = match RingRegistration::of_map(&map) {
         Ok(ring) => ring,
         Err(refused) => return Ok(Finding::answer(PART, NAME, format!("not tried: io_uring refused: {refused}"))),
     };

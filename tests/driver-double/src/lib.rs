@@ -17,15 +17,19 @@
 //! that fails, and with it everything after), `operation=100` (the call with which a device is lost) and `loss=719` (what it says then).
 
 mod calls;
+mod checker;
 mod control;
 mod device;
 mod driver;
 mod faults;
+mod guard;
 mod memory;
 mod module;
+mod raw;
 mod stream;
 mod twin;
 
 pub use calls::Calls;
 pub use control::{Double, DoubleDevice, Live};
+pub use raw::{Code, Driver, HostMemory, Piece, SourceOrder, on_gpu};
 pub use twin::Launch;
