@@ -5,6 +5,7 @@
 
 #[path = "../../benches/device/epoch.rs"]
 mod epoch;
+mod kernels;
 #[path = "../../benches/device/lifetimes.rs"]
 mod lifetimes;
 #[allow(dead_code, reason = "the benchmark's own use")]

@@ -1,4 +1,4 @@
-//! What the kernels of `src/device/kernels/measure.cu` do, on the host; and some that do something else.
+//! What the kernels of `src/device/measure/kernels.cu` do, on the host; and some that do something else.
 
 use std::sync::{Mutex, Once, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 

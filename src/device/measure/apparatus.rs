@@ -10,8 +10,8 @@ use crate::sys::cuda::{self, Argument, Context, DeviceMemory, Entered, Kernel, M
 
 use super::digest::Tally;
 
-/// The kernels, compiled from `kernels/measure.cu`.
-const PTX: &str = concat!(include_str!("../kernels/measure.ptx"), "\0");
+/// The kernels, compiled from `kernels.cu`.
+const PTX: &str = concat!(include_str!("kernels.ptx"), "\0");
 
 /// How long the device may take for what is measured in one go.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -11,7 +11,7 @@ use crate::sys::cuda::{Argument, DeviceMemory, bare};
 
 const WORD_BYTES: usize = 8;
 
-/// What `farfeed_digest` in `kernels/measure.cu` computes: the sum, modulo 2⁶⁴, of the mixed little-endian words, each with its position;
+/// What `farfeed_digest` in `kernels.cu` computes: the sum, modulo 2⁶⁴, of the mixed little-endian words, each with its position;
 /// the last one is filled up with zeros. A word that is wrong, missing, or at another place changes it.
 pub fn digest(bytes: &[u8]) -> u64 {
     let mut words = bytes.chunks_exact(WORD_BYTES);

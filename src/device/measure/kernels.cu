@@ -1,6 +1,6 @@
 // What measurements run on the device: a digest that the host can compute too, and a matrix product that keeps the device busy.
 //
-// Compiled without headers to measure.ptx beside it, for compute capability 7.5 and PTX 8.0.
+// Compiled without headers to kernels.ptx beside it.
 
 typedef unsigned long long u64;
 typedef unsigned int u32;
