@@ -13,7 +13,7 @@ use super::lifetimes::lifetimes;
 use super::machine::Machine;
 
 /// What `--only` chooses from.
-pub(crate) const PARTS: [&str; 7] = ["page-locking", "copies", "enqueueing", "engine", "overlap", "epoch", "lifetimes"];
+pub(crate) const PARTS: [&str; 7] = ["page-locking", "enqueueing", "copies", "engine", "overlap", "epoch", "lifetimes"];
 
 pub(crate) struct Wanted {
     pub(crate) effort: Effort,

@@ -45,6 +45,13 @@ pub fn measure_parts(
         told("page-locking");
         all.extend(findings("page-locking", pinning(&apparatus, effort)));
     }
+    if wanted("enqueueing") {
+        told("enqueueing");
+        all.extend(findings("enqueueing", enqueueing(&apparatus, effort)));
+    }
+    if !["copies", "engine", "overlap"].into_iter().any(&wanted) {
+        return Ok(all);
+    }
     told("copies");
     let rate = match ceiling(&apparatus, effort) {
         Ok((rate, finding)) => {
@@ -59,10 +66,6 @@ pub fn measure_parts(
     };
     if wanted("copies") {
         all.extend(findings("copies", copies(&apparatus, effort, rate)));
-    }
-    if wanted("enqueueing") {
-        told("enqueueing");
-        all.extend(findings("enqueueing", enqueueing(&apparatus, effort)));
     }
     if wanted("engine") {
         told("engine");
