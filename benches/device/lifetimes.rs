@@ -142,7 +142,7 @@ impl User {
                 self.late(2)?;
                 self.digest(&batch, &third)?;
                 self.held.push_back(batch);
-                if self.taken % (2 * WAYS) == 0
+                if self.taken.is_multiple_of(2 * WAYS)
                     && let Some(batch) = self.held.pop_front()
                 {
                     let thread = std::thread::spawn(move || drop(batch));

@@ -6,6 +6,7 @@
 //! Needs a driver and a device, no toolkit: build it anywhere (`make gpu`), carry the binary, run it there. Without a GPU it says why there is none, and
 //! ends well. Everything is checked by digests that a kernel computes; wrong bytes end it with exit status 1. A figure that misses its target
 //! is marked; that is a report, no failure. `--report` makes the page in docs/results of what `--json` wrote.
+#![allow(clippy::unwrap_used, reason = "machine.rs is shared with benchmarks that fail where they cannot run")]
 
 mod epoch;
 mod lifetimes;

@@ -57,7 +57,7 @@ impl Measured {
         let (machine, begun) = (Machine::look(), Instant::now());
         let gpu = Gpu::look(device)?;
         let is_wanted = |part: &str| wanted.parts.iter().any(|wanted| wanted == part);
-        let mut all = measure_parts(device, &wanted.effort, &is_wanted, &mut told)?;
+        let mut all = measure_parts(device, &wanted.effort, is_wanted, &mut told)?;
         if is_wanted("epoch") {
             told("epoch");
             all.extend(findings("epoch", epoch(device, &wanted.effort, &wanted.scene)));

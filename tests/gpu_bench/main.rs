@@ -3,6 +3,7 @@
 #![cfg(all(feature = "cuda", feature = "emulate", feature = "measure"))]
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
+#[allow(dead_code, reason = "the benchmark's own use")]
 #[path = "../../benches/device/epoch.rs"]
 mod epoch;
 mod kernels;

@@ -30,7 +30,7 @@ impl Product {
     /// # Errors
     /// `Config` when `n` is not a multiple of 128, or above 2¹⁶; `Device`.
     pub fn new(apparatus: &Apparatus, n: usize) -> Result<Product> {
-        if n == 0 || n % TILE != 0 || n > 1 << 16 {
+        if n == 0 || !n.is_multiple_of(TILE) || n > 1 << 16 {
             return Err(Error::new(Kind::Config, format!("a product of {n} rows")).advice("take a multiple of 128"));
         }
         let factors = [1, 2].map(|salt| factor(n * n, salt));
