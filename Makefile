@@ -15,6 +15,8 @@ help:
 	@echo "make bench    benchmarks: each checks its answer and prints its ceiling beside it; half an hour"
 	@echo "make results  those against other clients, with enough rounds to publish; an hour and a half"
 	@echo "make soak     minutes of random faults ($(SOAK_SECONDS) s; SOAK_SECONDS=600 for more): right bytes, flat memory"
+	@echo "make gpu      binaries to carry to a machine with a GPU, in $(GPU): no toolchain is needed there"
+	@echo "make gpu-page the page in docs/results of what came back: make gpu-page JSON=FILE"
 	@echo "make demo     a GPU (or host memory) fed across an emulated link, in one picture"
 	@echo
 	@echo "make wheel    a portable wheel of the Python package, in $(WHEELS)"
@@ -110,6 +112,30 @@ wheel:
 .PHONY: bench
 bench:
 	@cargo bench --workspace --all-features
+
+# The benchmark of the device and the command, built here and run elsewhere: see docs/gpu.md. They need the glibc that is told, and a driver.
+GPU := $(or $(CARGO_TARGET_DIR),target)/gpu
+.PHONY: gpu
+gpu:
+	@mkdir -p $(GPU)
+	@cargo build --quiet --release --locked --package farfeed-cli --bin farfeed
+	@cp $(TARGET)/release/farfeed $(GPU)/farfeed
+	@built=$$(cargo bench --locked --all-features --bench device --no-run --message-format=json-render-diagnostics \
+	    | grep -o '"executable":"[^"]*/device-[0-9a-f]*"' | cut -d '"' -f 4); \
+	    [ -x "$$built" ] || { echo "cargo did not say where it put the benchmark"; exit 1; }; cp "$$built" $(GPU)/device
+	@strip --strip-debug $(GPU)/farfeed $(GPU)/device
+	@cp benches/device/run.sh $(GPU)/run.sh
+	@ls -l $(GPU)
+	@echo "needs $$(cat $(GPU)/farfeed $(GPU)/device | grep -a -o 'GLIBC_2\.[0-9]*' | sort -V | tail -1) or newer, $$(uname -m)"
+	@echo "there: sh run.sh    (a few minutes; writes results-DATE.json beside it, and exits with 0 where there is no GPU)"
+	@echo "here:  make gpu-page JSON=results-DATE.json"
+
+.PHONY: gpu-page
+gpu-page:
+	@[ -f "$(JSON)" ] || { echo "make gpu-page JSON=FILE: the file that run.sh wrote"; exit 1; }
+	@cp "$(JSON)" $(RESULTS)-gpu.json
+	@cargo bench --quiet --all-features --bench device -- --report $(RESULTS)-gpu.json --to $(RESULTS)-gpu.md
+	@echo "$(RESULTS)-gpu.md and .json: look at them, and commit them"
 
 .PHONY: soak
 soak:

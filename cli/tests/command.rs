@@ -401,7 +401,24 @@ fn doctor_looks_at_everything() {
         );
     }
     assert!(report["driver"]["devices"].is_array());
+    assert_eq!(report["measured"].as_array().unwrap().len(), 0, "not asked for");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left behind");
+}
+
+/// With a GPU it is measured; without one it says so, and why.
+#[test]
+fn doctor_measures_gpus_where_there_are_any() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = json(folder.path(), &["doctor", "--gpu", "--json"]);
+    let (devices, measured) = (&report["driver"]["devices"], report["measured"].as_array().unwrap());
+    assert_eq!(devices.as_array().unwrap().len(), measured.len());
+    let gpu = report["checks"].as_array().unwrap().iter().find(|check| check["name"] == "gpu");
+    match report["driver"]["problem"].as_str() {
+        Some(problem) => assert!(gpu.unwrap()["meaning"].as_str().unwrap().contains(problem), "{report}"),
+        None => {
+            assert!(gpu.is_none() && measured.iter().all(|device| !device["findings"].as_array().unwrap().is_empty()))
+        }
+    }
 }
 
 #[test]

@@ -35,6 +35,8 @@ pub(super) struct CudaBackend {
     /// The NUMA node next to it, on a machine with several.
     node: Option<u32>,
     context: Mutex<Option<Arc<Context>>>,
+    /// Whether copies are issued one by one even where the driver takes many at once: to find what that is worth.
+    one_by_one: bool,
 }
 
 impl CudaBackend {
@@ -43,7 +45,14 @@ impl CudaBackend {
         let told = cuda::driver()?.describe(ordinal)?;
         let name = format!("cuda:{ordinal} ({})", told.name);
         let node = told.host_node.filter(|_| numa::is_divided());
-        Ok(CudaBackend { ordinal, name, node, context: Mutex::new(None) })
+        Ok(CudaBackend { ordinal, name, node, context: Mutex::new(None), one_by_one: false })
+    }
+
+    /// The same device, whose engines issue copies one by one.
+    #[cfg(feature = "measure")]
+    pub(super) fn one_by_one(&self) -> Result<CudaBackend> {
+        let (name, context) = (self.name.clone(), Mutex::new(Some(self.context()?)));
+        Ok(CudaBackend { ordinal: self.ordinal, name, node: self.node, context, one_by_one: true })
     }
 
     pub(super) fn ordinal(&self) -> u32 {
@@ -91,7 +100,7 @@ impl CudaBackend {
             pace: Pace::new(),
             events: Vec::new(),
             spare: Vec::with_capacity(slots),
-            together: Together::new(context.driver()),
+            together: Together::new(context.driver(), self.one_by_one),
             pinned: Some(pinned),
             copies,
             seat: Seat { attached: None, context },

@@ -13,6 +13,9 @@
 mod cuda;
 mod home;
 mod host;
+#[cfg(all(feature = "cuda", feature = "measure"))]
+#[doc(hidden)]
+pub mod measure;
 #[cfg(feature = "cuda")]
 mod pace;
 mod probe;

@@ -99,6 +99,29 @@ impl Device {
     }
 }
 
+#[cfg(all(feature = "cuda", feature = "measure"))]
+impl Device {
+    /// Its context, for measurements.
+    pub(super) fn context(&self) -> Result<Arc<crate::sys::cuda::Context>> {
+        match &self.0 {
+            Which::Cuda(backend) => backend.context(),
+            Which::Host => Err(Device::nothing_to_measure()),
+        }
+    }
+
+    /// The same device, whose engines issue copies one by one.
+    pub(super) fn one_by_one(&self) -> Result<Device> {
+        match &self.0 {
+            Which::Cuda(backend) => Ok(Device(Which::Cuda(Arc::new(backend.one_by_one()?)))),
+            Which::Host => Err(Device::nothing_to_measure()),
+        }
+    }
+
+    fn nothing_to_measure() -> Error {
+        Error::new(Kind::Unsupported, "host memory has nothing of a GPU to measure").advice("name a GPU: cuda:0")
+    }
+}
+
 impl PartialEq for Device {
     fn eq(&self, other: &Self) -> bool {
         self.ordinal() == other.ordinal()

@@ -12,6 +12,8 @@ mod column;
 mod copier;
 mod explain;
 mod indexing;
+#[cfg(all(feature = "cuda", feature = "measure"))]
+mod measured;
 mod opened;
 mod peek;
 mod probing;

@@ -3,6 +3,8 @@
 //! Every call is made inside [`Context::enter`], which makes the context current and puts the thread back as it was:
 //! user threads keep whatever context and capture mode they had. A thread of ours can stay inside: [`Attached`].
 
+#[cfg(feature = "measure")]
+pub(crate) mod bare;
 mod copies;
 mod driver;
 #[allow(dead_code, reason = "finishing on the device comes next")]

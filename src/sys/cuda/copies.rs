@@ -143,9 +143,18 @@ pub(crate) struct Together {
 }
 
 impl Together {
-    /// The newest form that `driver` has.
-    pub(crate) fn new(driver: &Driver) -> Together {
-        Together { call: driver.many_copies(), refusal: None }
+    /// The newest form that `driver` has; none at all if copies are to be issued `one_by_one`.
+    pub(crate) fn new(driver: &Driver, one_by_one: bool) -> Together {
+        Together { call: driver.many_copies().filter(|_| !one_by_one), refusal: None }
+    }
+
+    /// What it is called; `None` where copies are issued one by one.
+    #[cfg(feature = "measure")]
+    pub(crate) fn name(&self) -> Option<&'static str> {
+        Some(match self.call? {
+            ManyCopies::First(_) => "cuMemcpyBatchAsync",
+            ManyCopies::Second(_) => "cuMemcpyBatchAsync_v2",
+        })
     }
 
     /// Why it is not used any more.

@@ -6,6 +6,7 @@ mod context;
 mod copies;
 mod kernels;
 mod memory;
+mod pinned;
 mod streams;
 
 use std::sync::Arc;

@@ -1,0 +1,103 @@
+//! Everything that is measured, and where: what is kept as JSON.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use farfeed::Result;
+use farfeed::device::measure::{Apparatus, Effort, Finding, Verdict, findings, measure_parts};
+use farfeed::device::{Device, probe};
+use serde::{Deserialize, Serialize};
+
+use super::epoch::{Scene, epoch};
+use super::lifetimes::lifetimes;
+use super::machine::Machine;
+
+/// What `--only` chooses from.
+pub(crate) const PARTS: [&str; 7] = ["page-locking", "enqueueing", "copies", "engine", "overlap", "epoch", "lifetimes"];
+
+pub(crate) struct Wanted {
+    pub(crate) effort: Effort,
+    pub(crate) scene: Scene,
+    pub(crate) effort_name: &'static str,
+    pub(crate) parts: Vec<String>,
+    /// How long lifetimes are tried.
+    pub(crate) lifetimes: Duration,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Measured {
+    pub(crate) machine: Machine,
+    pub(crate) gpu: Gpu,
+    pub(crate) version: String,
+    /// How thoroughly.
+    pub(crate) effort: String,
+    pub(crate) seconds: f64,
+    pub(crate) findings: Vec<Finding>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Gpu {
+    pub(crate) name: String,
+    pub(crate) memory_bytes: u64,
+    pub(crate) compute_capability: (u32, u32),
+    pub(crate) copy_engines: u32,
+    pub(crate) bus: String,
+    /// The CUDA version that the driver supports.
+    pub(crate) cuda: Option<(u32, u32)>,
+    /// The driver's own version, where the kernel tells.
+    pub(crate) driver: String,
+}
+
+impl Measured {
+    /// Measures; `told` is called before each part.
+    ///
+    /// # Errors
+    /// Those of opening the device. A part that fails is a finding.
+    pub(crate) fn take(device: &Device, wanted: &Wanted, mut told: impl FnMut(&str)) -> Result<Measured> {
+        let (machine, begun) = (Machine::look(), Instant::now());
+        let gpu = Gpu::look(device)?;
+        let is_wanted = |part: &str| wanted.parts.iter().any(|wanted| wanted == part);
+        let mut all = measure_parts(device, &wanted.effort, is_wanted, &mut told)?;
+        if is_wanted("epoch") {
+            told("epoch");
+            all.extend(findings("epoch", epoch(device, &wanted.effort, &wanted.scene)));
+        }
+        if is_wanted("lifetimes") {
+            told("lifetimes");
+            all.extend(findings("lifetimes", lifetimes(device, &wanted.effort, wanted.lifetimes)));
+        }
+        Ok(Measured {
+            machine,
+            gpu,
+            version: env!("CARGO_PKG_VERSION").into(),
+            effort: wanted.effort_name.into(),
+            seconds: begun.elapsed().as_secs_f64(),
+            findings: all,
+        })
+    }
+
+    /// Whether something did not work, or was wrong.
+    pub(crate) fn failed(&self) -> bool {
+        self.findings.iter().any(|finding| finding.verdict == Verdict::Failed)
+    }
+}
+
+impl Gpu {
+    fn look(device: &Device) -> Result<Gpu> {
+        let told = probe();
+        let facts = told.devices.into_iter().find(|facts| Some(facts.ordinal) == device.ordinal());
+        let driver = fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
+        // "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue …"
+        let driver = driver.split_whitespace().find(|word| word.contains('.')).unwrap_or("unknown").to_owned();
+        let bus = Apparatus::open(device)?.bus_address().unwrap_or_else(|error| error.to_string());
+        Ok(Gpu {
+            name: facts.as_ref().map(|facts| facts.name.clone()).unwrap_or_default(),
+            memory_bytes: facts.as_ref().map_or(0, |facts| facts.memory_bytes),
+            compute_capability: facts.as_ref().map_or((0, 0), |facts| facts.compute_capability),
+            copy_engines: facts.as_ref().map_or(0, |facts| facts.copy_engines),
+            bus,
+            cuda: told.version,
+            driver,
+        })
+    }
+}
