@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
+use super::finish::cuda::CudaSteps;
+use super::finish::{Finishing, Turn};
 use super::slot::{Home, Place, stranger};
 use super::{Backend, DeviceSlot, Engine, RawStream, Segment, Wake};
 use crate::error::{Error, Kind, Result};
@@ -84,6 +86,7 @@ impl CudaBackend {
             abandoned,
             events: Vec::new(),
             pinned: Some(pinned),
+            steps: CudaSteps::default(),
             copies,
             context,
         })
@@ -347,7 +350,7 @@ impl Drop for CudaSlot {
     }
 }
 
-/// The copy engine of one GPU. Fields are dropped in this order: copies, slots, pinned memory, stream.
+/// The copy engine of one GPU. Fields are dropped in this order: copies, slots, pinned memory, steps, stream.
 struct CudaEngine {
     /// Batches being copied, oldest first: their pages, and the event behind their last copy.
     in_flight: VecDeque<(Event, Vec<CopyHold>)>,
@@ -359,6 +362,7 @@ struct CudaEngine {
     events: Vec<Event>,
     /// `None` only at the end of a teardown that gave it up.
     pinned: Option<PinnedSlab>,
+    steps: CudaSteps,
     copies: RawStream,
     context: Arc<Context>,
 }
@@ -434,6 +438,18 @@ impl Engine for CudaEngine {
         slot.put(&self.context.enter()?, to, bytes)
     }
 
+    fn prepare(&mut self, steps: &[Finishing]) -> Result<()> {
+        self.steps = CudaSteps::new(&self.context, steps, Instant::now() + LANDING_PATIENCE)?;
+        Ok(())
+    }
+
+    fn finish(&mut self, slot: &mut DeviceSlot, turn: Turn) -> Result<()> {
+        let slot = self.ours(slot)?;
+        let memory = slot.memory.as_ref().ok_or_else(stranger)?;
+        slot.unsealed = true;
+        self.steps.enqueue(&self.context.enter()?, &self.copies, memory, turn)
+    }
+
     fn seal(&mut self, slot: &mut DeviceSlot, holds: Vec<CopyHold>) -> Result<()> {
         let event = match self.events.pop() {
             Some(event) => event,
@@ -477,6 +493,7 @@ impl Drop for CudaEngine {
             self.abandoned.store(true, Ordering::Release);
             self.in_flight.drain(..).for_each(std::mem::forget);
             std::mem::forget(self.pinned.take());
+            std::mem::forget(std::mem::take(&mut self.steps));
         }
         self.free.extend(self.arrivals.try_iter());
         self.free.iter_mut().for_each(|slot| slot.free_by = Some(deadline));

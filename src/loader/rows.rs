@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::fmt;
 
 use super::column::{Column, ColumnSpec, Kind as ColumnKind, align, element_bytes};
+use super::finishing::Finished;
 use super::value;
 use crate::dataset::{Dataset, Dtype, Extent, SampleId};
-use crate::device::{DeviceSlot, Engine, Segment};
+use crate::device::{DeviceSlot, Engine, Segment, Turn};
 use crate::error::{Error, Kind, Result};
 use crate::memory::{CopyHold, Landed};
 use crate::schedule::{BatchPlan, Piece};
@@ -170,10 +171,18 @@ impl<'a> Rows<'a> {
                 Column::Dense { dtype, shape: vec![rows], at: begin as usize, len: rows * 8 }
             }
             ColumnKind::Array { dtype, shape } => {
-                let len = rows as u64 * element_bytes(*dtype, shape);
-                *at = begin + align(len);
+                let landed = rows as u64 * element_bytes(*dtype, shape);
+                *at = begin + align(landed);
+                let (dtype, shape, len) = match &spec.finished {
+                    None => (*dtype, shape, landed),
+                    Some(Finished { finishing, dtype, shape }) => {
+                        let len = rows as u64 * finishing.finished_bytes() as u64;
+                        *at += align(len);
+                        (*dtype, shape, len)
+                    }
+                };
                 let shape = std::iter::once(rows).chain(shape.iter().copied()).collect();
-                Column::Dense { dtype: *dtype, shape, at: begin as usize, len: len as usize }
+                Column::Dense { dtype, shape, at: begin as usize, len: len as usize }
             }
         };
         if *at > slot_bytes as u64 {
@@ -199,8 +208,17 @@ impl<'a> Rows<'a> {
                 let numbers = self.kept.iter().flat_map(|row| self.parsed[number][*row].to_le_bytes());
                 engine.put(slot, *at, &numbers.collect::<Vec<u8>>())
             }
-            (ColumnKind::Array { dtype, shape }, Column::Dense { at, .. }) => {
-                self.gather_array(number, element_bytes(*dtype, shape), *at, engine, slot)
+            (ColumnKind::Array { dtype, shape }, Column::Dense { at, len, .. }) => {
+                let spec = &self.columns[number];
+                let row_bytes = element_bytes(*dtype, shape);
+                if spec.finished.is_none() {
+                    return self.gather_array(number, row_bytes, *at, engine, slot);
+                }
+                // What travelled lands behind what it becomes.
+                let turn =
+                    Turn { step: spec.step, from: *at + align(*len as u64) as usize, to: *at, rows: self.count() };
+                self.gather_array(number, row_bytes, turn.from, engine, slot)?;
+                engine.finish(slot, turn)
             }
             (_, Column::Ragged { values_at, offsets_at, bounds, .. }) => {
                 self.gather_ragged(number, *values_at, engine, slot)?;

@@ -4,7 +4,6 @@
 //! user threads keep whatever context and capture mode they had.
 
 mod driver;
-#[allow(dead_code, reason = "finishing on the device comes next")]
 mod module;
 
 use std::ffi::c_void;
@@ -19,7 +18,6 @@ use super::stream::RawStream;
 use crate::error::{Error, Kind, Result};
 use driver::{ALREADY_REGISTERED, Driver, NOT_READY};
 pub(crate) use driver::{Description, driver};
-#[allow(unused_imports, reason = "finishing on the device comes next")]
 pub(crate) use module::{Argument, Kernel, Module, launch};
 
 /// The primary context of a device, shared with every framework in this process.
