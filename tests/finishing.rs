@@ -1,6 +1,7 @@
 //! Finishing on the device: the kernels give what the host device gives, bit for bit, and both give what is written down.
 //!
-//! The CUDA side runs on the driver double, whose twins run the kernels' own text (`tests/kernels`).
+//! The CUDA side runs on the driver double, whose twins run the kernels' own text (`tests/kernels`); with FARFEED_TEST_GPU=1 in the
+//! environment it is the real driver, device 0, and the kernels that it makes of the committed PTX.
 #![cfg(feature = "cuda")]
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
@@ -14,7 +15,7 @@ use farfeed::loader::Normalize;
 use farfeed::memory::Slab;
 use farfeed::store::MemoryStore;
 use farfeed::{Batch, ByteSize, Error, Field, Kind, Loader, Tokens};
-use farfeed_driver_double::{Double, Live};
+use farfeed_driver_double::{Double, DoubleDevice, Live};
 use proptest::prelude::*;
 
 mod kernels;
@@ -28,6 +29,34 @@ const WIDENINGS: [Widening; 6] = [
     Widening::U32ToI64,
     Widening::I32ToI64,
 ];
+
+/// The CUDA side of a test.
+struct Cuda {
+    device: Device,
+    /// `None` where the driver is a real one.
+    double: Option<DoubleDevice>,
+}
+
+impl Cuda {
+    /// Device `ordinal` of the double, for one test; or the real one. `None` where neither is to be had, which is said.
+    fn find(ordinal: u32) -> Option<Cuda> {
+        if std::env::var_os("FARFEED_TEST_GPU").is_some() {
+            return Some(Cuda { device: Device::cuda(0).unwrap(), double: None });
+        }
+        let double = Double::load();
+        let device = Device::cuda(ordinal).unwrap();
+        kernels::register(double).then(|| Cuda { device, double: Some(double.device(ordinal)) })
+    }
+
+    /// What was used must have been let go of, and nothing forbidden done.
+    fn end(self) {
+        drop(self.device);
+        if let Some(double) = self.double {
+            double.drain();
+            assert_eq!((double.violations(), double.live()), (String::new(), Live::default()));
+        }
+    }
+}
 
 /// A slot's bytes after `turns`, on a device where they began as `before`.
 fn finished(device: &Device, steps: &[Finishing], before: &[u8], turns: &[Turn]) -> Vec<u8> {
@@ -67,12 +96,10 @@ fn on_both(ordinal: u32, step: &Finishing, rows: usize, raw_at: usize, gap: usiz
     let turn = Turn { step: 0, from, to, rows };
     let steps = std::slice::from_ref(step);
     let host = finished(&Device::host(), steps, &before, &[turn]);
-    let double = Double::load();
-    if kernels::register(double) {
-        let cuda = finished(&Device::cuda(ordinal).unwrap(), steps, &before, &[turn]);
-        double.device(ordinal).drain();
-        assert_eq!(double.device(ordinal).violations(), "");
-        assert!(cuda == host, "the devices differ: {step:?}, {turn:?}");
+    if let Some(cuda) = Cuda::find(ordinal) {
+        let found = finished(&cuda.device, steps, &before, &[turn]);
+        assert!(found == host, "the devices differ: {step:?}, {turn:?}");
+        cuda.end();
     }
     assert_eq!(host[..to], before[..to], "in front of what is finished");
     assert_eq!(host[to + done..], before[to + done..], "behind it");
@@ -167,8 +194,8 @@ fn large_tables_stay_where_they_are_and_large_batches_take_turns() {
 
 #[test]
 fn an_engine_refuses_turns_that_do_not_fit() {
-    let double = Double::load();
-    for device in [Device::host(), Device::cuda(4).unwrap()] {
+    let cuda = Cuda::find(4);
+    for device in std::iter::once(Device::host()).chain(cuda.as_ref().map(|cuda| cuda.device.clone())) {
         let slab = Slab::new(4096, 4096).unwrap();
         let mut engine = device.backend().open(&slab, 1, 1000, Arc::new(|| ())).unwrap();
         let mut slot = engine.acquire().unwrap().unwrap();
@@ -192,8 +219,7 @@ fn an_engine_refuses_turns_that_do_not_fit() {
         }
         drop((slot, engine));
     }
-    double.device(4).drain();
-    assert_eq!((double.device(4).violations(), double.device(4).live()), (String::new(), Live::default()));
+    cuda.into_iter().for_each(Cuda::end);
 }
 
 #[test]
@@ -258,15 +284,14 @@ fn a_loader_delivers_pictures_as_the_network_wants_them() {
     let value = f32::from(1024 + (half & 1023)) * f32::from(half >> 10 & 31).exp2() * (-25f32).exp2();
     assert!((value - ((first - 0.485) / 0.229).abs()).abs() < 1e-3, "{value}");
 
-    let double = Double::load();
-    if kernels::register(double) {
-        let loader = load(Device::cuda(5).unwrap()).unwrap();
+    if let Some(cuda) = Cuda::find(5) {
+        let loader = load(cuda.device.clone()).unwrap();
         assert!(columns(&loader, "data", look) == on_host, "the devices differ");
         drop(loader);
-        let device = double.device(5);
-        device.drain();
-        assert_eq!(device.calls().launches(), 4, "one for each batch");
-        assert_eq!((device.violations(), device.live()), (String::new(), Live::default()));
+        if let Some(double) = &cuda.double {
+            assert_eq!(double.calls().launches(), 4, "one for each batch");
+        }
+        cuda.end();
     }
 }
 
@@ -287,9 +312,8 @@ fn tokens_travel_narrow_and_arrive_wide() {
     };
     let wanted: Vec<i64> =
         (0..100).flat_map(|row| &tokens[row * 100..row * 100 + 101]).map(|t| i64::from(*t)).collect();
-    let double = Double::load();
-    let cuda = kernels::register(double).then(|| Device::cuda(6).unwrap());
-    for device in std::iter::once(Device::host()).chain(cuda) {
+    let cuda = Cuda::find(6);
+    for device in std::iter::once(Device::host()).chain(cuda.as_ref().map(|cuda| cuda.device.clone())) {
         let loader = load(device);
         let mut found = Vec::new();
         for batch in loader.epoch(0) {
@@ -300,8 +324,7 @@ fn tokens_travel_narrow_and_arrive_wide() {
         }
         assert_eq!(found, wanted);
     }
-    double.device(6).drain();
-    assert_eq!((double.device(6).violations(), double.device(6).live()), (String::new(), Live::default()));
+    cuda.into_iter().for_each(Cuda::end);
 }
 
 #[test]
