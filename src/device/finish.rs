@@ -36,9 +36,9 @@ enum Step {
 pub struct Turn {
     /// Its place in the list that [`Engine::prepare`](super::Engine::prepare) was given.
     pub step: usize,
-    /// Offset in the slot of the rows as they travelled.
+    /// Offset in the slot of the rows as they travelled: a multiple of their elements' size.
     pub from: usize,
-    /// Offset in the slot of what becomes of them. The two regions do not overlap.
+    /// Offset in the slot of what becomes of them, as well. The two regions do not overlap.
     pub to: usize,
     /// Rows.
     pub rows: usize,
@@ -173,17 +173,28 @@ impl Finishing {
         }
     }
 
+    /// Bytes of an element before, and after.
+    fn element_bytes(&self) -> (usize, usize) {
+        match &self.step {
+            Step::Widen { widening, .. } => widening.bytes(),
+            Step::Planes { element_bytes, .. } => (*element_bytes, *element_bytes),
+            Step::LookUp { real, .. } => (1, real.bytes()),
+        }
+    }
+
     /// Where a turn reads and where it writes, in a slot of `slot_bytes`.
     ///
     /// # Errors
-    /// `Config` for regions that pass the slot's end or lie over each other, and for more rows than the step takes.
+    /// `Config` for regions that pass the slot's end, lie over each other or begin within an element, and for more rows than the step
+    /// takes.
     fn regions(&self, turn: Turn, slot_bytes: usize) -> Result<Regions> {
         let Turn { from, to, rows, .. } = turn;
-        let range = |at: usize, row: usize| {
+        let range = |at: usize, row: usize, element: usize| {
             let end = rows.checked_mul(row).and_then(|bytes| at.checked_add(bytes));
-            end.filter(|end| *end <= slot_bytes).map(|end| at..end)
+            end.filter(|end| *end <= slot_bytes && at.is_multiple_of(element)).map(|end| at..end)
         };
-        let (raw, finished) = (range(from, self.raw_bytes()), range(to, self.finished_bytes()));
+        let (before, after) = self.element_bytes();
+        let (raw, finished) = (range(from, self.raw_bytes(), before), range(to, self.finished_bytes(), after));
         match (raw, finished) {
             (Some(raw), Some(finished))
                 if rows <= self.rows_max() && (raw.end <= finished.start || finished.end <= raw.start) =>
@@ -191,7 +202,7 @@ impl Finishing {
                 Ok(Regions { raw, finished })
             }
             _ => {
-                let what = format!("{rows} rows from {from} to {to} of a slot of {slot_bytes} bytes");
+                let what = format!("{rows} rows finished from {from} to {to} in a slot of {slot_bytes} bytes");
                 Err(Error::new(Kind::Config, what))
             }
         }

@@ -95,8 +95,8 @@ pub trait Engine: Send {
     /// Enqueues a step behind what was copied into the slot so far.
     ///
     /// # Errors
-    /// `Config` for a step that was not prepared, a region that passes the slot's end or meets the other one, or a slot of
-    /// another engine; `Device`.
+    /// `Config` for a step that was not prepared, a region that passes the slot's end, meets the other one or begins within an
+    /// element, or a slot of another engine; `Device`.
     fn finish(&mut self, slot: &mut DeviceSlot, turn: Turn) -> Result<()> {
         let _ = slot;
         Err(finish::unprepared(turn.step))
