@@ -1,5 +1,8 @@
 //! Slots in a GPU's memory, filled by its copy engine straight from the pages.
 
+mod pinned;
+mod slot;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,12 +12,16 @@ use crossbeam_channel::Receiver;
 
 use super::finish::cuda::CudaSteps;
 use super::finish::{Finishing, Turn};
+use super::pace::Pace;
 use super::slot::{Home, Place, stranger};
 use super::{Backend, DeviceSlot, Engine, RawStream, Segment, Wake};
 use crate::error::{Error, Kind, Result};
 use crate::memory::{CopyHold, Slab};
-use crate::sys::cuda::{self, Context, DeviceMemory, Entered, Event, Registration};
-use crate::sys::map::{Chunk, Map};
+use crate::sys::cuda::{self, Attached, Context, Entered, Event, Together};
+use crate::sys::numa;
+use pinned::{PinnedSlab, Staging};
+use slot::Common;
+pub(super) use slot::CudaSlot;
 
 /// How long the host waits for a batch to land: a step, however long, and the copies behind it.
 const LANDING_PATIENCE: Duration = Duration::from_secs(30);
@@ -22,27 +29,22 @@ const LANDING_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a teardown waits for the device before it gives up memory that the device may still use.
 const TEARDOWN_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Page-locked bytes per slot for what the host computes; more is added where a batch needs it.
-const STAGING_BYTES: usize = 256 << 10;
-
-/// Where each staged copy begins: a cache line, and what the copy engine likes.
-const STAGING_ALIGNMENT: usize = 64;
-
-/// Streams that may share a batch.
-const STREAMS_MAX: usize = 8;
-
 /// A GPU, and its context once somebody has needed it.
 pub(super) struct CudaBackend {
     ordinal: u32,
     name: String,
+    /// The NUMA node next to it, on a machine with several.
+    node: Option<u32>,
     context: Mutex<Option<Arc<Context>>>,
 }
 
 impl CudaBackend {
     /// Device `ordinal`, without opening it.
     pub(super) fn find(ordinal: u32) -> Result<CudaBackend> {
-        let name = format!("cuda:{ordinal} ({})", cuda::driver()?.describe(ordinal)?.name);
-        Ok(CudaBackend { ordinal, name, context: Mutex::new(None) })
+        let told = cuda::driver()?.describe(ordinal)?;
+        let name = format!("cuda:{ordinal} ({})", told.name);
+        let node = told.host_node.filter(|_| numa::is_divided());
+        Ok(CudaBackend { ordinal, name, node, context: Mutex::new(None) })
     }
 
     pub(super) fn ordinal(&self) -> u32 {
@@ -68,27 +70,33 @@ impl CudaBackend {
         let copies = cuda::new_stream(&context)?;
         let (home, arrivals) = Home::new(slots, wake);
         let abandoned = Arc::new(AtomicBool::new(false));
-        let staging = Staging::shared(&context, slots)?;
+        let staging = Staging::shared(&context, slots, self.node)?;
+        let common = Common { context: &context, copies: &copies, abandoned: &abandoned, node: self.node };
         let free = staging
             .into_iter()
-            .map(|staging| CudaSlot::new(&context, slot_bytes, staging, &copies, &abandoned).map(Box::new))
+            .map(|staging| CudaSlot::new(&common, slot_bytes, staging).map(Box::new))
             .collect::<Result<_>>()
             .map_err(|error| match context.memory() {
                 Ok((free, _)) => error.within(format!("{slots} slots of {slot_bytes} bytes, {free} bytes are free")),
                 Err(_) => error,
             })?;
-        let in_flight = VecDeque::with_capacity(slots);
         Ok(CudaEngine {
-            in_flight,
+            in_flight: VecDeque::with_capacity(slots),
+            unfinished: Vec::new(),
             free,
             arrivals,
             home,
             abandoned,
+            batches: 0,
+            landed: 0,
+            pace: Pace::new(),
             events: Vec::new(),
+            spare: Vec::with_capacity(slots),
+            together: Together::new(context.driver()),
             pinned: Some(pinned),
             steps: CudaSteps::default(),
             copies,
-            context,
+            seat: Seat { attached: None, context },
         })
     }
 }
@@ -96,6 +104,10 @@ impl CudaBackend {
 impl Backend for CudaBackend {
     fn name(&self) -> String {
         self.name.clone()
+    }
+
+    fn host_node(&self) -> Option<u32> {
+        self.node
     }
 
     fn open(&self, slab: &Slab, slots: usize, slot_bytes: usize, wake: Wake) -> Result<Box<dyn Engine>> {
@@ -107,377 +119,223 @@ impl Backend for CudaBackend {
     }
 }
 
-/// The slab, page-locked for as long as copies may read from it.
-struct PinnedSlab {
-    /// `None` where the system refused: the driver then copies through memory of its own, and makes the engine's thread wait.
-    /// Dropped before `slab`, which keeps the mapping.
-    registration: Option<Registration>,
-    /// What refused, if something did.
-    refusal: Option<Error>,
-    slab: Slab,
-}
-
-impl PinnedSlab {
-    fn new(context: &Arc<Context>, slab: &Slab) -> Result<PinnedSlab> {
-        let (address, bytes) = slab.mapping();
-        let (registration, refusal) = match Registration::new(context, address, bytes) {
-            Ok(registration) => (Some(registration), None),
-            // Best effort, and not a reason to refuse: the bytes are the same, only later.
-            Err(error) if error.kind() == Kind::Device => (None, Some(error)),
-            Err(error) => return Err(error),
-        };
-        Ok(PinnedSlab { registration, refusal, slab: slab.clone() })
-    }
-
-    fn note(&self) -> Option<String> {
-        let refusal = self.refusal.as_ref().filter(|_| self.registration.is_none())?;
-        Some(format!("host memory is not page-locked, so copies are slower and do not overlap: {refusal}"))
-    }
-
-    fn holds(&self, bytes: &[u8]) -> bool {
-        let (start, len) = self.slab.mapping();
-        let address = bytes.as_ptr() as usize;
-        address >= start && address + bytes.len() <= start + len
-    }
-}
-
-/// Page-locked memory that host bytes wait in until their copy is done.
-struct Staging {
-    /// Before `chunk`: a range is unregistered while it is still mapped.
-    _registration: Option<Arc<Registration>>,
-    chunk: Chunk,
-    used: usize,
-}
-
-impl Staging {
-    /// One for each slot, cut from one mapping.
-    fn shared(context: &Arc<Context>, slots: usize) -> Result<Vec<Staging>> {
-        Staging::cut(context, slots * STAGING_BYTES, |whole| whole / slots / STAGING_ALIGNMENT * STAGING_ALIGNMENT).map(
-            |mut staging| {
-                staging.truncate(slots);
-                staging
-            },
-        )
-    }
-
-    /// One of at least `bytes`.
-    fn single(context: &Arc<Context>, bytes: usize) -> Result<Staging> {
-        let mut staging = Staging::cut(context, bytes, |whole| whole)?;
-        staging.pop().ok_or_else(|| Error::new(Kind::Io, "an empty mapping"))
-    }
-
-    fn cut(context: &Arc<Context>, bytes: usize, each: impl Fn(usize) -> usize) -> Result<Vec<Staging>> {
-        let map = Map::new(bytes)?;
-        let (address, whole) = (map.address(), map.bytes());
-        let chunks = map.into_chunks(each(whole));
-        // Pageable staging works as well: the driver takes the bytes before its call returns.
-        let registration = Registration::new(context, address, whole).ok().map(Arc::new);
-        let staged = |chunk| Staging { _registration: registration.clone(), chunk, used: 0 };
-        Ok(chunks.into_iter().map(staged).collect())
-    }
-
-    fn has_room(&self, bytes: usize) -> bool {
-        self.chunk.len() - self.used >= bytes
-    }
-
-    /// Takes `bytes` in; returns where they wait. The caller has made sure that there is room.
-    fn take(&mut self, bytes: &[u8]) -> &[u8] {
-        let (from, to) = (self.used, self.used + bytes.len());
-        self.used = to.next_multiple_of(STAGING_ALIGNMENT).min(self.chunk.len());
-        self.chunk[from..to].copy_from_slice(bytes);
-        &self.chunk[from..to]
-    }
-}
-
-/// Device memory of one batch, and all that its way needs.
-pub(super) struct CudaSlot {
-    /// `None` once it was given up.
-    memory: Option<DeviceMemory>,
-    staging: Vec<Staging>,
-    /// Recorded in `copies` behind the batch's last copy.
-    landed: Event,
-    /// Recorded in the consumer's streams when it let go; the first `released` of them count.
-    releases: Vec<Event>,
-    released: usize,
-    /// Streams that were told to wait for the batch.
-    consumers: Mutex<Vec<RawStream>>,
-    /// Whether copies were enqueued since `landed` was recorded.
-    unsealed: bool,
-    copies: RawStream,
-    /// Set when the engine had to leave copies behind that the device did not finish.
-    abandoned: Arc<AtomicBool>,
-    /// Until when freeing may wait; a second from then where nobody said.
-    free_by: Option<Instant>,
+/// Where the engine's calls are made: in a context that is current already, or entered for each.
+struct Seat {
+    attached: Option<Attached>,
     context: Arc<Context>,
 }
 
-impl CudaSlot {
-    fn new(
-        context: &Arc<Context>,
-        bytes: usize,
-        staging: Staging,
-        copies: &RawStream,
-        abandoned: &Arc<AtomicBool>,
-    ) -> Result<CudaSlot> {
-        Ok(CudaSlot {
-            memory: Some(DeviceMemory::new(context, bytes)?),
-            staging: vec![staging],
-            landed: Event::new(context)?,
-            releases: vec![Event::new(context)?],
-            released: 0,
-            consumers: Mutex::default(),
-            unsealed: false,
-            copies: copies.clone(),
-            abandoned: Arc::clone(abandoned),
-            free_by: None,
-            context: Arc::clone(context),
-        })
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.memory.as_ref().map_or(0, DeviceMemory::bytes)
-    }
-
-    pub(super) fn pointer(&self) -> u64 {
-        self.memory.as_ref().map_or(0, DeviceMemory::pointer)
-    }
-
-    pub(super) fn wait_on(&self, stream: RawStream) -> Result<()> {
-        let entered = self.context.enter()?;
-        let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
-        if !consumers.contains(&stream) {
-            if consumers.len() == STREAMS_MAX {
-                return Err(Error::new(Kind::Config, format!("a batch used in more than {STREAMS_MAX} streams"))
-                    .advice("have one stream wait for the batch, and the others for that stream"));
-            }
-            consumers.push(stream.clone());
+impl Seat {
+    fn enter(&self) -> Result<Entered<'_>> {
+        match self.attached.as_ref().and_then(Attached::entered) {
+            Some(entered) => Ok(entered),
+            None => self.context.enter(),
         }
-        cuda::stream_waits(&entered, &stream, &self.landed)
-    }
-
-    pub(super) fn synchronize(&self) -> Result<()> {
-        let entered = self.context.enter()?;
-        if cuda::wait_until(Instant::now() + LANDING_PATIENCE, || self.landed.passed(&entered))? {
-            return Ok(());
-        }
-        Err(Error::new(Kind::Stalled, format!("a batch did not land within {LANDING_PATIENCE:?}"))
-            .advice("see what the stream is doing that used the slot before"))
-    }
-
-    pub(super) fn read_back(&self, at: usize, len: usize) -> Result<Vec<u8>> {
-        self.synchronize()?;
-        match &self.memory {
-            Some(memory) => memory.read_back(at, len, Instant::now() + LANDING_PATIENCE),
-            None => Err(Error::new(Kind::Device, "the slot's memory was given up")),
-        }
-    }
-
-    /// Records how far the consumer's streams must come before the slot is anyone else's.
-    pub(super) fn let_go(&mut self, stream: Option<RawStream>) -> Result<()> {
-        let entered = self.context.enter()?;
-        if self.unsealed {
-            self.landed.record(&entered, &self.copies)?;
-            self.unsealed = false;
-        }
-        let mut streams = std::mem::take(self.consumers.get_mut().unwrap_or_else(PoisonError::into_inner));
-        match stream {
-            Some(stream) => streams = vec![stream],
-            None if streams.is_empty() => streams.push(RawStream::LEGACY_DEFAULT),
-            None => {}
-        }
-        while self.releases.len() < streams.len() {
-            self.releases.push(Event::new(&self.context)?);
-        }
-        for (event, stream) in self.releases.iter().zip(&streams) {
-            event.record(&entered, stream)?;
-        }
-        self.released = streams.len();
-        Ok(())
-    }
-
-    /// Gives the memory up, because nobody can tell when the device is done with it.
-    pub(super) fn abandon(&mut self) {
-        std::mem::forget(self.memory.take());
-        self.staging.drain(..).for_each(std::mem::forget);
-    }
-
-    /// Whether the consumer is done with it.
-    fn is_released(&self, entered: &Entered<'_>) -> Result<bool> {
-        for event in &self.releases[..self.released] {
-            if !event.passed(entered)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Takes `bytes` into staging memory and enqueues their copy.
-    fn put(&mut self, entered: &Entered<'_>, to: usize, bytes: &[u8]) -> Result<()> {
-        let memory = self.memory.as_ref().ok_or_else(stranger)?;
-        let staging = match self.staging.iter().position(|staging| staging.has_room(bytes.len())) {
-            Some(index) => &mut self.staging[index],
-            None => {
-                // Kept with the slot: batches are alike, and the next one finds the room it needs.
-                let added: usize = self.staging.iter().skip(1).map(|staging| staging.chunk.len()).sum();
-                if bytes.len() > memory.bytes() || added > 2 * memory.bytes() {
-                    return Err(Error::new(Kind::Config, "more host bytes put into a slot than it has room for"));
-                }
-                self.staging.push(Staging::single(&self.context, bytes.len())?);
-                let last = self.staging.len() - 1;
-                &mut self.staging[last]
-            }
-        };
-        memory.copy_from_host(entered, &self.copies, std::iter::once((staging.take(bytes), to)))
     }
 }
 
-impl Drop for CudaSlot {
-    /// Frees the memory once the device is done with it; reached only at teardown, or when the engine is gone.
-    fn drop(&mut self) {
-        if self.memory.is_none() {
-            return;
-        }
-        let deadline = self.free_by.unwrap_or_else(|| Instant::now() + TEARDOWN_PATIENCE);
-        let done = !self.abandoned.load(Ordering::Acquire)
-            && self.context.enter().is_ok_and(|entered| {
-                let done = || Ok(self.landed.passed(&entered)? && self.is_released(&entered)?);
-                // A device that fails has stopped, and uses nothing any more.
-                cuda::wait_until(deadline, done).unwrap_or(true)
-            });
-        if !done {
-            self.abandon();
-        }
-    }
+/// A batch being copied.
+struct InFlight {
+    number: u64,
+    /// That of its slot; it is recorded anew only when nobody asks about this batch any more.
+    landed: Arc<Event>,
+    holds: Vec<CopyHold>,
 }
 
 /// The copy engine of one GPU. Fields are dropped in this order: copies, slots, pinned memory, steps, stream.
 struct CudaEngine {
-    /// Batches being copied, oldest first: their pages, and the event behind their last copy.
-    in_flight: VecDeque<(Event, Vec<CopyHold>)>,
+    /// Batches being copied, oldest first.
+    in_flight: VecDeque<InFlight>,
+    /// Pages of batches whose copies could not all be issued, or not be followed: kept until the stream is idle.
+    unfinished: Vec<Vec<CopyHold>>,
     free: VecDeque<Box<CudaSlot>>,
     arrivals: Receiver<Box<CudaSlot>>,
     home: Arc<Home<Box<CudaSlot>>>,
     abandoned: Arc<AtomicBool>,
-    /// Events for `in_flight` to use again.
-    events: Vec<Event>,
+    /// Batches sealed so far: the number of the newest.
+    batches: u64,
+    /// The number of the newest batch that is known to have landed.
+    landed: u64,
+    pace: Pace,
+    /// Events of slots that were sealed more than once, to be used again.
+    events: Vec<Arc<Event>>,
+    /// Empty lists of holds, to be used again; as many as there were batches in flight at once.
+    spare: Vec<Vec<CopyHold>>,
+    together: Together,
     /// `None` only at the end of a teardown that gave it up.
     pinned: Option<PinnedSlab>,
     steps: CudaSteps,
     copies: RawStream,
-    context: Arc<Context>,
+    seat: Seat,
 }
 
 impl CudaEngine {
-    fn ours<'s>(&self, slot: &'s mut DeviceSlot) -> Result<&'s mut CudaSlot> {
-        match slot.place_mut() {
-            Some(Place::Cuda(slot, home)) if Arc::ptr_eq(home, &self.home) => Ok(slot),
-            _ => Err(stranger()),
-        }
-    }
-
-    /// The slot to fill next: one that its consumer is done with; failing that, the one that was let go of first, which
-    /// the copy stream then waits for. That wait is for work enqueued before the slot came back, which can itself
-    /// wait only for batches enqueued before that: never for one behind it in the copy stream.
-    fn choose(&self, entered: &Entered<'_>) -> Result<Option<usize>> {
+    /// The slot to fill next, and whether its consumer has yet to be waited for: one that its consumer is done with; failing that, the
+    /// one that was let go of first, which the copy stream then waits for. That wait is for work enqueued before the slot came
+    /// back, which can itself wait only for batches enqueued before that: never for one behind it in the copy stream.
+    fn choose(&self, entered: &Entered<'_>) -> Result<Option<(usize, bool)>> {
         let mut busy = None;
         for (index, slot) in self.free.iter().enumerate() {
             // Until its last batch has landed, its staging memory is still being read.
-            if !slot.landed.passed(entered)? {
+            let landed = match slot.number {
+                Some(number) => number <= self.landed,
+                None => slot.landed.passed(entered)?,
+            };
+            if !landed {
                 continue;
             }
-            if slot.is_released(entered)? {
-                return Ok(Some(index));
+            // With no choice there is nothing to ask: a wait for what is over costs the device nothing.
+            if self.free.len() > 1 && slot.is_released(entered)? {
+                return Ok(Some((index, false)));
             }
-            busy = busy.or(Some(index));
+            busy = busy.or(Some((index, true)));
         }
         Ok(busy)
     }
+
+    /// Gives the slot an event of its own, where earlier copies into it are still asked about.
+    fn renew(&mut self, slot: &mut CudaSlot) -> Result<()> {
+        if Arc::strong_count(&slot.landed) > 1 {
+            slot.landed = match self.events.pop() {
+                Some(event) => event,
+                None => Arc::new(Event::new(&self.seat.context)?),
+            };
+        }
+        Ok(())
+    }
+
+    /// Asks which batches have landed, oldest first, and lets go of their pages.
+    fn look(&mut self) -> Result<()> {
+        let entered = self.seat.enter()?;
+        while let Some(oldest) = self.in_flight.front() {
+            let passed = oldest.landed.passed(&entered)?;
+            let now = Instant::now();
+            if !passed {
+                self.pace.not_yet(now);
+                break;
+            }
+            if let Some(InFlight { number, landed, mut holds }) = self.in_flight.pop_front() {
+                self.landed = number;
+                holds.clear();
+                self.spare.push(holds);
+                // Of a slot that was sealed again since.
+                if Arc::strong_count(&landed) == 1 {
+                    self.events.push(landed);
+                }
+            }
+            self.pace.landed(now, !self.in_flight.is_empty());
+        }
+        Ok(())
+    }
+}
+
+/// The slot, if it is one of `home`'s.
+fn ours<'s>(slot: &'s mut DeviceSlot, home: &Arc<Home<Box<CudaSlot>>>) -> Result<&'s mut CudaSlot> {
+    match slot.place_mut() {
+        Some(Place::Cuda(slot, its)) if Arc::ptr_eq(its, home) => Ok(slot),
+        _ => Err(stranger()),
+    }
+}
+
+/// As [`ours`], ready to have copies listed.
+fn opened<'s>(
+    slot: &'s mut DeviceSlot,
+    home: &Arc<Home<Box<CudaSlot>>>,
+    pages: Option<&PinnedSlab>,
+) -> Result<&'s mut CudaSlot> {
+    let slot = ours(slot, home)?;
+    slot.open_list(pages.ok_or_else(stranger)?);
+    Ok(slot)
 }
 
 impl Engine for CudaEngine {
     fn note(&self) -> Option<String> {
-        self.pinned.as_ref().and_then(PinnedSlab::note)
+        let refused = |error: &Error| format!("scattered samples are copied one by one: {error}");
+        let notes = [self.pinned.as_ref().and_then(PinnedSlab::note), self.together.refusal().map(refused)];
+        let notes: Vec<String> = notes.into_iter().flatten().collect();
+        (!notes.is_empty()).then(|| notes.join("; "))
+    }
+
+    fn attach(&mut self) -> Result<()> {
+        self.seat.attached = None;
+        self.seat.attached = Some(Attached::new(&self.seat.context)?);
+        Ok(())
+    }
+
+    fn detach(&mut self) {
+        self.seat.attached = None;
     }
 
     fn acquire(&mut self) -> Result<Option<DeviceSlot>> {
         self.home.loss()?;
         self.free.extend(self.arrivals.try_iter());
-        let entered = self.context.enter()?;
-        let Some(mut slot) = self.choose(&entered)?.and_then(|index| self.free.remove(index)) else { return Ok(None) };
-        for event in &slot.releases[..slot.released] {
-            if let Err(error) = cuda::stream_waits(&entered, &self.copies, event) {
-                self.free.push_back(slot);
-                return Err(error);
-            }
+        if self.free.is_empty() {
+            return Ok(None);
         }
-        slot.released = 0;
-        slot.staging.iter_mut().for_each(|staging| staging.used = 0);
+        let mut chosen = self.choose(&self.seat.enter()?)?;
+        if chosen.is_none() && !self.in_flight.is_empty() {
+            self.look()?;
+            chosen = self.choose(&self.seat.enter()?)?;
+        }
+        let Some((index, busy)) = chosen else { return Ok(None) };
+        let Some(mut slot) = self.free.remove(index) else { return Ok(None) };
+        if busy && let Err(error) = self.seat.enter().and_then(|entered| slot.await_release(&entered)) {
+            self.free.push_back(slot);
+            return Err(error);
+        }
+        slot.begin();
         Ok(Some(DeviceSlot::new(Place::Cuda(slot, Arc::clone(&self.home)))))
     }
 
     fn copy(&mut self, slot: &mut DeviceSlot, segments: &[Segment<'_>]) -> Result<()> {
-        let slot = self.ours(slot)?;
-        let entered = self.context.enter()?;
-        slot.unsealed = true;
-        let paged = |segment: &Segment<'_>| self.pinned.as_ref().is_some_and(|pinned| pinned.holds(segment.from));
-        // Bytes from elsewhere have no hold that keeps them: they are taken before this returns.
-        for part in segments.chunk_by(|a, b| paged(a) == paged(b)) {
-            if paged(&part[0]) {
-                let memory = slot.memory.as_ref().ok_or_else(stranger)?;
-                memory.copy_from_host(&entered, &self.copies, part.iter().map(|segment| (segment.from, segment.to)))?;
-            } else {
-                part.iter().try_for_each(|segment| slot.put(&entered, segment.to, segment.from))?;
-            }
-        }
-        Ok(())
+        let slot = opened(slot, &self.home, self.pinned.as_ref())?;
+        let (seat, together) = (&self.seat, &mut self.together);
+        segments.iter().try_for_each(|segment| slot.copy(seat, segment.to, segment.from, together))
     }
 
     fn put(&mut self, slot: &mut DeviceSlot, to: usize, bytes: &[u8]) -> Result<()> {
-        let slot = self.ours(slot)?;
-        slot.unsealed = true;
-        slot.put(&self.context.enter()?, to, bytes)
+        let slot = opened(slot, &self.home, self.pinned.as_ref())?;
+        slot.put(&self.seat, to, bytes, &mut self.together)
     }
 
     fn prepare(&mut self, steps: &[Finishing]) -> Result<()> {
-        self.steps = CudaSteps::new(&self.context, steps, Instant::now() + LANDING_PATIENCE)?;
+        self.steps = CudaSteps::new(&self.seat.context, steps, Instant::now() + LANDING_PATIENCE)?;
         Ok(())
     }
 
     fn finish(&mut self, slot: &mut DeviceSlot, turn: Turn) -> Result<()> {
-        let slot = self.ours(slot)?;
-        let memory = slot.memory.as_ref().ok_or_else(stranger)?;
-        slot.unsealed = true;
-        self.steps.enqueue(&self.context.enter()?, &self.copies, memory, turn)
+        let slot = opened(slot, &self.home, self.pinned.as_ref())?;
+        slot.finish(&self.seat.enter()?, &self.steps, turn, &mut self.together)
     }
 
     fn seal(&mut self, slot: &mut DeviceSlot, holds: Vec<CopyHold>) -> Result<()> {
-        let event = match self.events.pop() {
-            Some(event) => event,
-            None => Event::new(&self.context)?,
-        };
-        let slot = self.ours(slot)?;
-        let entered = self.context.enter()?;
-        let recorded = slot.landed.record(&entered, &self.copies).and_then(|()| event.record(&entered, &self.copies));
-        slot.unsealed &= recorded.is_err();
-        self.in_flight.push_back((event, holds));
-        recorded
+        let slot = ours(slot, &self.home)?;
+        let number = self.batches + 1;
+        let renewed = self.renew(slot);
+        let sealed = renewed.and_then(|()| slot.seal(&self.seat.enter()?, &mut self.together, number));
+        if let Err(error) = sealed {
+            self.unfinished.push(holds);
+            return Err(error);
+        }
+        self.batches = number;
+        self.pace.sealed(Instant::now(), !self.in_flight.is_empty());
+        self.in_flight.push_back(InFlight { number, landed: Arc::clone(&slot.landed), holds });
+        Ok(())
+    }
+
+    fn spare_holds(&mut self) -> Vec<CopyHold> {
+        self.spare.pop().unwrap_or_default()
     }
 
     fn poll(&mut self) -> Result<usize> {
-        if self.in_flight.is_empty() {
-            return Ok(0);
-        }
-        let entered = self.context.enter()?;
-        while let Some((event, _)) = self.in_flight.front() {
-            if !event.passed(&entered)? {
-                break;
-            }
-            if let Some((event, holds)) = self.in_flight.pop_front() {
-                self.events.push(event);
-                drop(holds);
-            }
+        if !self.in_flight.is_empty() && self.pace.is_due(Instant::now()) {
+            self.look()?;
         }
         Ok(self.in_flight.len())
+    }
+
+    fn look_again(&self) -> Duration {
+        self.pace.wait(Instant::now())
     }
 }
 
@@ -485,13 +343,14 @@ impl Drop for CudaEngine {
     /// Waits for copies under way; what the device does not let go of within a second is given up, never reused.
     fn drop(&mut self) {
         let deadline = Instant::now() + TEARDOWN_PATIENCE;
-        let idle = self.context.enter().is_ok_and(|entered| {
-            // As above: a device that fails has stopped.
+        let idle = self.seat.enter().is_ok_and(|entered| {
+            // As for a slot: a device that fails has stopped.
             cuda::wait_until(deadline, || cuda::stream_idle(&entered, &self.copies)).unwrap_or(true)
         });
         if !idle {
             self.abandoned.store(true, Ordering::Release);
             self.in_flight.drain(..).for_each(std::mem::forget);
+            self.unfinished.drain(..).for_each(std::mem::forget);
             std::mem::forget(self.pinned.take());
             std::mem::forget(std::mem::take(&mut self.steps));
         }

@@ -29,7 +29,7 @@ impl Backend for HostBackend {
         // The first batch should not wait for the kernel to find and clear huge pages; slots that are generous beyond reason stay lazy.
         let touch = slots.saturating_mul(slot_bytes) <= slab.pages() * slab.page_bytes();
         let free = (0..slots).map(|_| HostSlot::new(slot_bytes, touch)).collect::<Result<_>>()?;
-        Ok(Box::new(HostEngine { free, arrivals, home, steps: HostSteps::default() }))
+        Ok(Box::new(HostEngine { free, arrivals, home, steps: HostSteps::default(), spare: Vec::new() }))
     }
 }
 
@@ -78,6 +78,8 @@ struct HostEngine {
     arrivals: Receiver<HostSlot>,
     home: Arc<Home<HostSlot>>,
     steps: HostSteps,
+    /// The last list of holds, to be used again.
+    spare: Vec<CopyHold>,
 }
 
 impl HostEngine {
@@ -118,10 +120,15 @@ impl Engine for HostEngine {
         self.steps.run(&mut slot.memory[..bytes], turn)
     }
 
-    fn seal(&mut self, slot: &mut DeviceSlot, holds: Vec<CopyHold>) -> Result<()> {
+    fn seal(&mut self, slot: &mut DeviceSlot, mut holds: Vec<CopyHold>) -> Result<()> {
         self.ours(slot)?;
-        drop(holds);
+        holds.clear();
+        self.spare = holds;
         Ok(())
+    }
+
+    fn spare_holds(&mut self) -> Vec<CopyHold> {
+        std::mem::take(&mut self.spare)
     }
 
     fn poll(&mut self) -> Result<usize> {

@@ -13,11 +13,14 @@
 mod cuda;
 mod finish;
 mod host;
+#[cfg(feature = "cuda")]
+mod pace;
 mod probe;
 mod selection;
 mod slot;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::memory::{CopyHold, Slab};
@@ -44,6 +47,11 @@ pub trait Backend: Send + Sync {
     /// What it is, for messages: `host memory`, `cuda:0 (NVIDIA H100)`.
     fn name(&self) -> String;
 
+    /// The NUMA node whose memory is nearest, on a machine with more than one where it is known: for [`Slab::near`].
+    fn host_node(&self) -> Option<u32> {
+        None
+    }
+
     /// Registers the slab where that helps, and allocates `slots` of `slot_bytes` once and for all.
     ///
     /// # Errors
@@ -51,7 +59,7 @@ pub trait Backend: Send + Sync {
     fn open(&self, slab: &Slab, slots: usize, slot_bytes: usize, wake: Wake) -> Result<Box<dyn Engine>>;
 }
 
-/// The copy engine of one device; lives on one thread.
+/// The copy engine of one device; lives on one thread at a time.
 ///
 /// Dropping it while slots are out is harmless: each frees its memory when it is let go of. Dropping it in the middle of
 /// copies waits for them, at most a second.
@@ -61,6 +69,18 @@ pub trait Engine: Send {
         None
     }
 
+    /// Binds the engine to the calling thread until [`Engine::detach`]: each call costs less there. For a thread that has little else
+    /// to do; on others the engine works as before.
+    ///
+    /// # Errors
+    /// `Device` when the device's context is gone; `Unsupported` in a forked child.
+    fn attach(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Puts the thread that [`Engine::attach`] was called on back as it was. To be called there.
+    fn detach(&mut self) {}
+
     /// A slot nobody uses, ready to be filled; `None` while all are held or in flight: ask again after a wake, or
     /// after [`Engine::poll`] has found a batch complete.
     ///
@@ -68,8 +88,9 @@ pub trait Engine: Send {
     /// `Device`, also when a slot could not be given back properly and is lost.
     fn acquire(&mut self) -> Result<Option<DeviceSlot>>;
 
-    /// Enqueues copies into the slot. The caller keeps the pages until it hands their holds to [`Engine::seal`]. List
-    /// segments that follow each other in both memories one after the other: they become one copy.
+    /// Lists copies into the slot, which are issued by [`Engine::seal`] at the latest. The caller keeps the pages until it hands their
+    /// holds to that. List segments that follow each other in both memories one after the other: they become one copy. Segments
+    /// in ascending order of `to` cost the least; where two overlap, the later one counts.
     ///
     /// # Errors
     /// `Config` for a segment that passes the slot's end, or a slot of another engine; `Device`.
@@ -102,15 +123,27 @@ pub trait Engine: Send {
         Err(finish::unprepared(turn.step))
     }
 
-    /// No more copies for this batch: `holds` are kept until all of them are complete, then dropped.
+    /// No more copies for this batch: `holds` are kept until all of them are complete, then dropped. Whoever fills one slot over a long
+    /// time may copy more and seal again: each time the holds of what was copied since.
     ///
     /// # Errors
     /// `Config` for a slot of another engine; `Device`. The holds are kept until the engine is dropped then.
     fn seal(&mut self, slot: &mut DeviceSlot, holds: Vec<CopyHold>) -> Result<()>;
 
-    /// Drops the holds of copies that are complete; says how many batches are still being copied.
+    /// An empty list for [`Engine::seal`], with the room that an earlier one had.
+    fn spare_holds(&mut self) -> Vec<CopyHold> {
+        Vec::new()
+    }
+
+    /// Drops the holds of copies that are complete; says how many batches are still being copied, as far as is known: the device is not
+    /// asked more often than [`Engine::look_again`] says.
     ///
     /// # Errors
     /// `Device` when a copy failed; its pages are kept until the engine is dropped.
     fn poll(&mut self) -> Result<usize>;
+
+    /// How long [`Engine::poll`] has no reason to look, while batches are being copied.
+    fn look_again(&self) -> Duration {
+        Duration::from_micros(200)
+    }
 }

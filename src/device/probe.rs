@@ -35,6 +35,8 @@ pub struct DeviceFacts {
     pub compute_capability: (u32, u32),
     /// Copies that run beside kernels: 0 means that copying and computing take turns.
     pub copy_engines: u32,
+    /// The NUMA node whose memory is nearest, if driver or system know it.
+    pub host_node: Option<u32>,
 }
 
 /// Looks for CUDA devices without opening any. The first call decides whether there is a driver; later ones agree.
@@ -66,6 +68,7 @@ fn facts(ordinal: u32, told: crate::sys::cuda::Description) -> DeviceFacts {
         memory_bytes: told.memory_bytes,
         compute_capability: told.compute_capability,
         copy_engines: told.copy_engines,
+        host_node: told.host_node,
     }
 }
 
@@ -79,7 +82,7 @@ const BATCH_BYTES: usize = 32 << 20;
 /// Those of opening the device; `Corrupt` when the bytes that arrived are not those sent; `Stalled` when copies do not end.
 pub fn copy_rate(device: &Device, bytes: usize) -> Result<f64> {
     const PAGE_BYTES: usize = 1 << 20;
-    let slab = Slab::new(BATCH_BYTES, PAGE_BYTES)?;
+    let slab = Slab::near(BATCH_BYTES, PAGE_BYTES, device.backend().host_node())?;
     let pages = slab.take(slab.pages()).ok_or_else(|| Error::new(Kind::Io, "a new slab without free pages"))?;
     let mut landing = Landing::new(pages, BATCH_BYTES);
     let mut position = 0usize;

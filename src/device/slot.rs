@@ -11,6 +11,7 @@ use super::cuda::CudaSlot;
 use super::host::HostSlot;
 use super::{RawStream, Wake};
 use crate::error::{Error, Kind, Result};
+use crate::sys::process::Birthplace;
 
 /// Memory for one batch, owned: by the engine that fills it, then by the batch, then by the engine again.
 ///
@@ -25,6 +26,17 @@ pub(super) enum Place {
     Host(HostSlot, Arc<Home<HostSlot>>),
     #[cfg(feature = "cuda")]
     Cuda(Box<CudaSlot>, Arc<Home<Box<CudaSlot>>>),
+}
+
+impl Place {
+    /// The process that it belongs to.
+    fn born(&self) -> Birthplace {
+        match self {
+            Place::Host(_, home) => home.born,
+            #[cfg(feature = "cuda")]
+            Place::Cuda(_, home) => home.born,
+        }
+    }
 }
 
 impl DeviceSlot {
@@ -108,7 +120,8 @@ impl DeviceSlot {
     /// `wait_on` has not heard of must name it here, or have been synchronised with by the host.
     ///
     /// # Errors
-    /// `Device` when that could not be recorded; the slot is lost then, and the engine says so.
+    /// `Device` when that could not be recorded; the slot is lost then, and the engine says so. `Unsupported` in a forked child, where
+    /// it belongs to the parent: letting go of it does nothing there.
     pub fn release(mut self, stream: Option<RawStream>) -> Result<()> {
         self.give_back(stream)
     }
@@ -126,26 +139,33 @@ impl DeviceSlot {
     }
 
     fn give_back(&mut self, stream: Option<RawStream>) -> Result<()> {
-        match self.place.take() {
-            Some(Place::Host(slot, home)) => {
+        let Some(place) = self.place.take() else { return Ok(()) };
+        if let Err(error) = place.born().check("a batch was made") {
+            // A child has neither the engine nor its locks' holders.
+            std::mem::forget(place);
+            return Err(error);
+        }
+        match place {
+            Place::Host(slot, home) => {
                 let _ = stream;
                 home.take_back(slot);
                 Ok(())
             }
             #[cfg(feature = "cuda")]
-            Some(Place::Cuda(mut slot, home)) => match slot.let_go(stream) {
+            Place::Cuda(mut slot, home) => match slot.let_go(stream) {
                 Ok(()) => {
                     home.take_back(slot);
                     Ok(())
                 }
                 Err(error) => {
-                    // Nobody knows when the consumer is done with it: neither reuse nor freeing is safe.
-                    slot.abandon();
+                    // Nobody knows when the consumer is done with it: neither reuse nor freeing is safe, unless all has stopped.
+                    if !slot.has_failed() {
+                        slot.abandon();
+                    }
                     home.lose(&error);
                     Err(error)
                 }
             },
-            None => Ok(()),
         }
     }
 }
@@ -171,13 +191,15 @@ pub(super) struct Home<S> {
     wake: Wake,
     lost: AtomicBool,
     reason: Mutex<String>,
+    born: Birthplace,
 }
 
 impl<S> Home<S> {
     /// A home for `slots` slots, and where they arrive.
     pub(super) fn new(slots: usize, wake: Wake) -> (Arc<Home<S>>, Receiver<S>) {
         let (returns, arrivals) = bounded(slots);
-        let home = Home { returns, wake, lost: AtomicBool::new(false), reason: Mutex::default() };
+        let home =
+            Home { returns, wake, lost: AtomicBool::new(false), reason: Mutex::default(), born: Birthplace::here() };
         (Arc::new(home), arrivals)
     }
 

@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TryRecvError, select
 use super::batch::Batch;
 use super::quarantine::Quarantined;
 use super::repair::Repair;
-use super::rows::{Flaw, Holds, Rows};
+use super::rows::{Flaw, Holds, Rows, Scratch};
 use super::run::{Parts, lock};
 use crate::dataset::Extent;
 use crate::device::{DeviceSlot, Engine};
@@ -66,8 +66,6 @@ impl From<Error> for Halt {
     }
 }
 
-/// How often copies in flight are looked at while nothing else happens.
-const POLL: Duration = Duration::from_micros(200);
 /// How often a quiet copier looks around.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -75,17 +73,21 @@ impl Copier {
     /// Until the last job, a failure, or the stop; then the engine goes home.
     pub(super) fn run(mut self) {
         let Some(mut engine) = self.engine.take() else { return };
-        match self.serve(engine.as_mut()) {
+        match engine.attach().map_err(Halt::from).and_then(|()| self.serve(engine.as_mut())) {
             Ok(()) | Err(Halt::Stopped) => {}
             Err(Halt::Failed(error)) => {
                 let _ = self.deliver(engine.as_mut(), Delivery::Failed(error));
             }
         }
         settle(engine.as_mut());
+        engine.detach();
+        self.home.take_note(engine.as_ref());
         *lock(&self.home.engine) = Some(engine);
     }
 
     fn serve(&self, engine: &mut dyn Engine) -> Result<(), Halt> {
+        let mut scratch = Scratch::default();
+        let mut batches = 0u64;
         loop {
             let wait = pause(engine)?;
             let job = select! {
@@ -95,7 +97,15 @@ impl Copier {
             };
             (self.wake_pump)();
             let delivery = match job {
-                Job::Assemble { plan, reads } => Delivery::Batch(Box::new(self.assemble(engine, plan, reads)?)),
+                Job::Assemble { plan, reads } => {
+                    let batch = self.assemble(engine, plan, reads, &mut scratch)?;
+                    // What works less well than it could shows in the first batches.
+                    batches += 1;
+                    if batches.is_power_of_two() {
+                        self.home.take_note(engine);
+                    }
+                    Delivery::Batch(Box::new(batch))
+                }
                 Job::EpochEnd(epoch) => Delivery::EpochEnd(epoch),
                 Job::Failed(error) => Delivery::Failed(error),
             };
@@ -135,12 +145,18 @@ impl Copier {
         }
     }
 
-    fn assemble(&self, engine: &mut dyn Engine, plan: BatchPlan, reads: Holds) -> Result<Batch, Halt> {
+    fn assemble(
+        &self,
+        engine: &mut dyn Engine,
+        plan: BatchPlan,
+        reads: Holds,
+        scratch: &mut Scratch,
+    ) -> Result<Batch, Halt> {
         let home = &*self.home;
         let waited = Instant::now();
         let mut slot = self.free_slot(engine)?;
         let began = Instant::now();
-        let mut rows = Rows::new(plan, reads, &home.dataset, &home.columns, home.verify);
+        let mut rows = Rows::new(plan, reads, &home.dataset, &home.columns, home.verify, std::mem::take(scratch));
         // All is looked at before anything is copied: where a row goes depends on those that go before it.
         let flaws = rows.check_all();
         if !flaws.is_empty() {
@@ -154,9 +170,11 @@ impl Copier {
             rows.fill(number, &column, engine, &mut slot)?;
             layout.push(column);
         }
+        rows.finish(&layout, engine, &mut slot)?;
         let (payload, left_out) = (rows.payload(), rows.left_out());
         let (epoch, index) = (rows.plan().epoch, rows.plan().batch);
-        let (rows, holds) = rows.into_parts();
+        let (rows, holds, used) = rows.into_parts(engine.spare_holds());
+        *scratch = used;
         engine.seal(&mut slot, holds)?;
         let ended = Instant::now();
         home.telemetry.stage(Stage::Decode, payload, verified - began, Duration::ZERO);
@@ -239,13 +257,13 @@ impl Copier {
 
 /// Lets go of pages whose copies are complete; says how long to wait before looking again.
 fn pause(engine: &mut dyn Engine) -> Result<Duration> {
-    Ok(if engine.poll()? > 0 { POLL } else { QUIET })
+    Ok(if engine.poll()? > 0 { engine.look_again() } else { QUIET })
 }
 
 /// Pages must not come back while a copy reads them: waits, briefly, for copies under way.
 fn settle(engine: &mut dyn Engine) {
     let deadline = Instant::now() + QUIET;
     while matches!(engine.poll(), Ok(in_copy) if in_copy > 0) && Instant::now() < deadline {
-        std::thread::sleep(POLL);
+        std::thread::sleep(engine.look_again());
     }
 }

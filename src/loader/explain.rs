@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::column::{ColumnSpec, Kind as ColumnKind};
+use super::run::lock;
 use super::{ByteSize, Loader, OnError};
 use crate::schedule::write_wrapped;
 
@@ -23,6 +24,7 @@ impl fmt::Display for Explained<'_> {
                 "patience",
                 format!("a consumer that gets no batch for {:?} is told what is under way", loader.parts.patience),
             ),
+            ("copies", self.copies_text()),
             ("threads", self.threads_text()),
         ];
         let finishing = self.finishing_text();
@@ -97,6 +99,18 @@ impl Explained<'_> {
         };
         let steps: Vec<_> = self.0.parts.columns.iter().filter_map(step).collect();
         (!steps.is_empty()).then(|| format!("on the device, {}", steps.join("; ")))
+    }
+
+    fn copies_text(&self) -> String {
+        let parts = &self.0.parts;
+        let near = match parts.host_node {
+            Some(node) => format!("out of host memory of NUMA node {node}, which is next to the device"),
+            None => "out of host memory as it comes".into(),
+        };
+        match &*lock(&parts.note) {
+            Some(note) => format!("{near}; {note}"),
+            None => near,
+        }
     }
 
     fn threads_text(&self) -> String {

@@ -134,8 +134,12 @@ impl Loader {
         Epoch { loader: self, epoch, ended: false }
     }
 
-    /// Goes to epoch `epoch`, unless the loader stands in it already: what [`Loader::epoch`] begins with.
+    /// Goes to epoch `epoch`, unless the loader stands in it already: what [`Loader::epoch`] begins with. In a forked child it does
+    /// nothing.
     pub fn seek(&self, epoch: u64) {
+        if !self.parts.born.is_here() {
+            return;
+        }
         let mut consumer = self.lock();
         if consumer.epoch == epoch {
             return;
@@ -157,8 +161,10 @@ impl Loader {
     /// Goes on where `state` was taken, whatever the world size then. Costs one window, not the way there.
     ///
     /// # Errors
-    /// `Config` or `Topology` when the state belongs to another dataset, order or global batch, naming both values.
+    /// `Config` or `Topology` when the state belongs to another dataset, order or global batch, naming both values; `Unsupported` in a
+    /// forked child.
     pub fn resume(&self, state: &State) -> Result<()> {
+        self.check_process()?;
         let point = state.resume(self.parts.dataset.fingerprint(), &self.parts.order, &self.parts.partition)?;
         let mut consumer = self.lock();
         consumer.run = None;
@@ -215,6 +221,9 @@ impl Loader {
 
     /// The next batch of the stream, an error or its end, if there is one of them now.
     fn poll_batch(&self, asked: Instant) -> Option<Result<Option<Batch>>> {
+        if let Err(error) = self.check_process() {
+            return Some(Err(error));
+        }
         let mut consumer = self.lock();
         while !consumer.finished(self) {
             let taken = match consumer.start_if_needed(self).and_then(|run| run.try_receive()) {
@@ -256,8 +265,9 @@ impl Loader {
     ///
     /// # Errors
     /// As the iterator's: those of the batch that comes next; `Config` for a consumer that holds every slot; `Stalled` beyond the
-    /// loader's patience.
+    /// loader's patience; `Unsupported` in a forked child, which has none of the loader's threads.
     pub fn next_within(&self, epoch: u64, asked: Instant, limit: Duration) -> Result<Next> {
+        self.check_process()?;
         // Let go of between calls, so that others may ask for the state meanwhile.
         let mut consumer = self.lock();
         let deadline = Instant::now() + limit;
@@ -314,6 +324,11 @@ impl Loader {
         }
     }
 
+    /// A fork copies no threads, and locks as they are.
+    fn check_process(&self) -> Result<()> {
+        self.parts.born.check("the loader was built")
+    }
+
     /// A consumer that holds every slot and asks for more would wait for itself.
     fn check_held(&self) -> Result<()> {
         let held = self.held.load(Ordering::Acquire);
@@ -356,6 +371,17 @@ impl Consumer {
             telemetry.stage(Stage::Consumer, batch.payload_bytes(), Duration::ZERO, Duration::ZERO);
         }
         self.served = Some(now);
+    }
+}
+
+impl Drop for Loader {
+    /// In a forked child there is nothing to end: no threads to join, locks that nobody may hold any more. What there is stays until
+    /// the child ends.
+    fn drop(&mut self) {
+        if !self.parts.born.is_here() {
+            std::mem::forget(Arc::clone(&self.parts));
+            std::mem::forget(self.consumer.get_mut().unwrap_or_else(PoisonError::into_inner).run.take());
+        }
     }
 }
 

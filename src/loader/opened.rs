@@ -24,6 +24,7 @@ use crate::memory::Slab;
 use crate::order::{Order, Partition, Shuffle};
 use crate::schedule::{Budget, Plan, Shape};
 use crate::store::Appetite;
+use crate::sys::process::Birthplace;
 use crate::telemetry::Telemetry;
 
 /// Never more connections than this, whatever is asked for.
@@ -63,10 +64,13 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     let (limits, reasons) = limits(options, &appetite, &shape, &budget, pages)?;
     let (slots, slot_bytes) = slots(options, &columns, &largest)?;
     (options.on_step)(BuildStep::Memory(host_memory));
-    // A driver that locks pages makes them resident one after the other: sooner done before, on several threads.
-    let slab = if options.device.is_host() { Slab::at_once } else { Slab::new };
-    let slab = slab(pages * page_bytes, page_bytes)?;
     let backend = options.device.backend();
+    let slab_bytes = pages * page_bytes;
+    // A driver that locks pages makes them resident one after the other: sooner done before, on several threads.
+    let slab = match options.device.is_host() {
+        true => Slab::at_once(slab_bytes, page_bytes)?,
+        false => Slab::near(slab_bytes, page_bytes, backend.host_node())?,
+    };
     let (returned, slot_returned) = bounded::<()>(1);
     let mut engine = backend.open(
         &slab,
@@ -78,6 +82,7 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     )?;
     let steps: Vec<_> = columns.iter().filter_map(|column| Some(column.finished.as_ref()?.finishing.clone())).collect();
     engine.prepare(&steps)?;
+    let note = Mutex::new(engine.note());
     let sources = objects.iter().zip(dataset.shards()).map(|(object, shard)| object.source(Some(shard.size))).collect();
     let names = columns.iter().map(|column| column.name.clone()).collect();
     let parts = Arc::new(Parts {
@@ -102,6 +107,9 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
         patience: options.patience,
         engine: Mutex::new(Some(engine)),
         slot_returned,
+        host_node: backend.host_node(),
+        note,
+        born: Birthplace::here(),
         warm: Mutex::new(None),
     });
     let plan = plan(options, &parts, &budget, reasons, host_memory, backend.name());

@@ -26,10 +26,37 @@ pub(super) struct Rows<'a> {
     columns: &'a [ColumnSpec],
     /// Whether fields are held against the digests of the index.
     verify: bool,
+    scratch: Scratch,
+}
+
+/// What assembling a batch needs and the next one needs again: kept by the copier, so that it does not allocate it for each.
+#[derive(Default)]
+pub(super) struct Scratch {
     /// What was parsed, by column and row of the plan: the bits of a number, or the bytes in front of an array's elements.
     parsed: Vec<Vec<u64>>,
     /// The rows of the plan that will be delivered.
     kept: Vec<usize>,
+    /// A column that the host computes.
+    bytes: Vec<u8>,
+    segments: Vec<Segment<'static>>,
+}
+
+impl Scratch {
+    fn begin(&mut self, rows: usize, columns: &[ColumnSpec]) {
+        self.parsed.resize_with(columns.len(), Vec::new);
+        for (parsed, column) in self.parsed.iter_mut().zip(columns) {
+            parsed.clear();
+            parsed.resize(if is_parsed(&column.kind) { rows } else { 0 }, 0);
+        }
+        self.kept.clear();
+        self.kept.extend(0..rows);
+    }
+}
+
+/// The list's memory as an empty list for other borrows: collecting in place keeps it.
+fn emptied<'b>(mut segments: Vec<Segment<'_>>) -> Vec<Segment<'b>> {
+    segments.clear();
+    segments.into_iter().filter_map(|_| None).collect()
 }
 
 /// A field that is not what it should be.
@@ -48,10 +75,10 @@ impl<'a> Rows<'a> {
         dataset: &'a Dataset,
         columns: &'a [ColumnSpec],
         verify: bool,
+        mut scratch: Scratch,
     ) -> Self {
-        let rows = plan.rows.len();
-        let parsed = columns.iter().map(|column| if is_parsed(&column.kind) { vec![0; rows] } else { Vec::new() });
-        Rows { parsed: parsed.collect(), kept: (0..rows).collect(), plan, reads, dataset, columns, verify }
+        scratch.begin(plan.rows.len(), columns);
+        Rows { plan, reads, dataset, columns, verify, scratch }
     }
 
     /// Looks at every field of every row, and gives those that are not what they should be, row by row.
@@ -82,7 +109,7 @@ impl<'a> Rows<'a> {
             }
         }
         let parsed = self.parse(row, column).map_err(|error| flaw(error, digest.is_some()))?;
-        if let Some(place) = self.parsed[column].get_mut(row) {
+        if let Some(place) = self.scratch.parsed[column].get_mut(row) {
             *place = parsed;
         }
         Ok(())
@@ -101,23 +128,23 @@ impl<'a> Rows<'a> {
 
     /// Rows that are not in `bad`, which ascends, are those that will be delivered.
     pub(super) fn leave_out(&mut self, bad: &[usize]) {
-        self.kept.retain(|row| bad.binary_search(row).is_err());
+        self.scratch.kept.retain(|row| bad.binary_search(row).is_err());
     }
 
     /// Rows that will be delivered.
     pub(super) fn count(&self) -> usize {
-        self.kept.len()
+        self.scratch.kept.len()
     }
 
     /// Rows that will not be.
     pub(super) fn left_out(&self) -> usize {
-        self.plan.left_out as usize + self.plan.rows.len() - self.kept.len()
+        self.plan.left_out as usize + self.plan.rows.len() - self.scratch.kept.len()
     }
 
     /// Bytes of the values that will be delivered.
     pub(super) fn payload(&self) -> u64 {
         let of_row = |row: &usize| (0..self.columns.len()).map(|column| self.len(*row, column)).sum::<u64>();
-        self.kept.iter().map(of_row).sum()
+        self.scratch.kept.iter().map(of_row).sum()
     }
 
     pub(super) fn plan(&self) -> &BatchPlan {
@@ -152,7 +179,7 @@ impl<'a> Rows<'a> {
                 let mut values = 0;
                 let mut bounds = Vec::with_capacity(rows + 1);
                 bounds.push(0);
-                for row in &self.kept {
+                for row in &self.scratch.kept {
                     values += self.len(*row, number);
                     bounds.push(values as usize);
                 }
@@ -197,7 +224,7 @@ impl<'a> Rows<'a> {
 
     /// Enqueues the copies of a column.
     pub(super) fn fill(
-        &self,
+        &mut self,
         number: usize,
         column: &Column,
         engine: &mut dyn Engine,
@@ -205,37 +232,45 @@ impl<'a> Rows<'a> {
     ) -> Result<()> {
         match (&self.columns[number].kind, column) {
             (ColumnKind::Int | ColumnKind::Float, Column::Dense { at, .. }) => {
-                let numbers = self.kept.iter().flat_map(|row| self.parsed[number][*row].to_le_bytes());
-                engine.put(slot, *at, &numbers.collect::<Vec<u8>>())
+                let Scratch { parsed, kept, bytes, .. } = &mut self.scratch;
+                bytes.clear();
+                bytes.extend(kept.iter().flat_map(|row| parsed[number][*row].to_le_bytes()));
+                engine.put(slot, *at, bytes)
             }
             (ColumnKind::Array { dtype, shape }, Column::Dense { at, len, .. }) => {
-                let spec = &self.columns[number];
-                let row_bytes = element_bytes(*dtype, shape);
-                if spec.finished.is_none() {
-                    return self.gather_array(number, row_bytes, *at, engine, slot);
-                }
-                // What travelled lands behind what it becomes.
-                let turn =
-                    Turn { step: spec.step, from: *at + align(*len as u64) as usize, to: *at, rows: self.count() };
-                self.gather_array(number, row_bytes, turn.from, engine, slot)?;
-                engine.finish(slot, turn)
+                let to = if self.columns[number].finished.is_some() { landing(*at, *len) } else { *at };
+                self.gather_array(number, element_bytes(*dtype, shape), to, engine, slot)
             }
             (_, Column::Ragged { values_at, offsets_at, bounds, .. }) => {
                 self.gather_ragged(number, *values_at, engine, slot)?;
-                let offsets = bounds.iter().flat_map(|bound| (*bound as u64).to_le_bytes());
-                engine.put(slot, *offsets_at, &offsets.collect::<Vec<u8>>())
+                let bytes = &mut self.scratch.bytes;
+                bytes.clear();
+                bytes.extend(bounds.iter().flat_map(|bound| (*bound as u64).to_le_bytes()));
+                engine.put(slot, *offsets_at, bytes)
             }
             _ => Err(Error::new(Kind::Config, "a ragged field in a dense column")),
         }
     }
 
-    /// The numbers of the samples that are delivered, and what holds their bytes.
-    pub(super) fn into_parts(self) -> (Vec<SampleId>, Vec<CopyHold>) {
-        let Rows { mut plan, kept, reads, .. } = self;
-        if kept.len() < plan.rows.len() {
-            plan.rows = kept.iter().map(|row| plan.rows[*row]).collect();
+    /// Enqueues the steps of columns that are to be finished, behind all copies: those are then issued together.
+    pub(super) fn finish(&self, layout: &[Column], engine: &mut dyn Engine, slot: &mut DeviceSlot) -> Result<()> {
+        for (spec, column) in self.columns.iter().zip(layout) {
+            if let (Some(_), Column::Dense { at, len, .. }) = (&spec.finished, column) {
+                let turn = Turn { step: spec.step, from: landing(*at, *len), to: *at, rows: self.count() };
+                engine.finish(slot, turn)?;
+            }
         }
-        (plan.rows, reads.into_values().collect())
+        Ok(())
+    }
+
+    /// The numbers of the samples that are delivered, what holds their bytes (put behind `holds`), and what the next batch uses again.
+    pub(super) fn into_parts(self, mut holds: Vec<CopyHold>) -> (Vec<SampleId>, Vec<CopyHold>, Scratch) {
+        let Rows { mut plan, scratch, reads, .. } = self;
+        if scratch.kept.len() < plan.rows.len() {
+            plan.rows = scratch.kept.iter().map(|row| plan.rows[*row]).collect();
+        }
+        holds.extend(reads.into_values());
+        (plan.rows, holds, scratch)
     }
 
     fn pieces(&self, row: usize, column: usize) -> &[Piece] {
@@ -268,32 +303,34 @@ impl<'a> Rows<'a> {
     }
 
     fn gather_ragged(
-        &self,
+        &mut self,
         number: usize,
         values_at: usize,
         engine: &mut dyn Engine,
         slot: &mut DeviceSlot,
     ) -> Result<()> {
-        let mut segments = Vec::with_capacity(self.count());
+        let mut segments = emptied(std::mem::take(&mut self.scratch.segments));
         let mut to = values_at;
-        for from in self.kept.iter().flat_map(|row| self.slices(*row, number)) {
+        for from in self.scratch.kept.iter().flat_map(|row| self.slices(*row, number)) {
             segments.push(Segment { from, to });
             to += from.len();
         }
-        engine.copy(slot, &segments)
+        let copied = engine.copy(slot, &segments);
+        self.scratch.segments = emptied(segments);
+        copied
     }
 
     fn gather_array(
-        &self,
+        &mut self,
         number: usize,
         row_bytes: u64,
         at: usize,
         engine: &mut dyn Engine,
         slot: &mut DeviceSlot,
     ) -> Result<()> {
-        let mut segments = Vec::with_capacity(self.count());
-        for (place, row) in self.kept.iter().enumerate() {
-            let mut skip = self.parsed[number][*row] as usize;
+        let mut segments = emptied(std::mem::take(&mut self.scratch.segments));
+        for (place, row) in self.scratch.kept.iter().enumerate() {
+            let mut skip = self.scratch.parsed[number][*row] as usize;
             let mut to = at + place * row_bytes as usize;
             for from in self.slices(*row, number) {
                 let skipped = skip.min(from.len());
@@ -305,10 +342,32 @@ impl<'a> Rows<'a> {
                 }
             }
         }
-        engine.copy(slot, &segments)
+        let copied = engine.copy(slot, &segments);
+        self.scratch.segments = emptied(segments);
+        copied
     }
+}
+
+/// Where what is to be finished lands: behind what it becomes.
+fn landing(at: usize, len: usize) -> usize {
+    at + align(len as u64) as usize
 }
 
 fn is_parsed(kind: &ColumnKind) -> bool {
     matches!(kind, ColumnKind::Int | ColumnKind::Float | ColumnKind::Array { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_emptied_list_keeps_its_memory() {
+        let bytes = [0u8; 8];
+        let mut segments = Vec::with_capacity(100);
+        segments.push(Segment { from: &bytes[..], to: 0 });
+        let place = segments.as_ptr() as usize;
+        let segments: Vec<Segment<'static>> = emptied(segments);
+        assert_eq!((segments.len(), segments.capacity(), segments.as_ptr() as usize), (0, 100, place));
+    }
 }

@@ -20,6 +20,7 @@ use crate::fetch::{Completion, Fetch, RetryPolicy, Source};
 use crate::memory::Slab;
 use crate::order::{Order, Partition};
 use crate::schedule::{Schedule, Shape};
+use crate::sys::process::Birthplace;
 use crate::telemetry::Telemetry;
 
 /// What stays the same over all runs of a loader.
@@ -49,6 +50,11 @@ pub(super) struct Parts {
     /// The engine outlives runs: its slots are allocated once.
     pub(super) engine: Mutex<Option<Box<dyn Engine>>>,
     pub(super) slot_returned: Receiver<()>,
+    /// Where copies come from, and what the engine says works less well than it could.
+    pub(super) host_node: Option<u32>,
+    pub(super) note: Mutex<Option<String>>,
+    /// The process that has the threads.
+    pub(super) born: Birthplace,
     /// Reactors whose connections were opened when the loader was built, for the first run.
     pub(super) warm: Mutex<Option<Connected>>,
 }
@@ -60,6 +66,11 @@ pub(super) struct Connected {
 }
 
 impl Parts {
+    /// Keeps what `engine` has to say, for [`super::Loader::explain`].
+    pub(super) fn take_note(&self, engine: &dyn Engine) {
+        *lock(&self.note) = engine.note();
+    }
+
     /// Starts reactors and opens their connections.
     pub(super) fn connect(&self) -> Result<Connected> {
         let in_flight_max = self.limits.requests_max;

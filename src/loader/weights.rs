@@ -202,9 +202,12 @@ impl<'a> Haul<'a> {
         let in_pages = if options.device.is_host() { wanted } else { 2 * wanted }.min(room);
         let reads_max = wanted.min(in_pages);
         (options.on_step)(BuildStep::Memory(ByteSize::bytes((in_pages * piece_bytes) as u64)));
-        let slab = if options.device.is_host() { Slab::at_once } else { Slab::new };
-        let slab = slab(in_pages * piece_bytes, PAGE_BYTES)?;
-        let mut engine = options.device.backend().open(&slab, 1, slot_bytes, Arc::new(|| ()))?;
+        let backend = options.device.backend();
+        let slab = match options.device.is_host() {
+            true => Slab::at_once(in_pages * piece_bytes, PAGE_BYTES)?,
+            false => Slab::near(in_pages * piece_bytes, PAGE_BYTES, backend.host_node())?,
+        };
+        let mut engine = backend.open(&slab, 1, slot_bytes, Arc::new(|| ()))?;
         let slot = engine.acquire()?.ok_or_else(|| Error::new(Kind::Device, "a new engine has no slot"))?;
         let (done, completions) = bounded(reads_max);
         let threads = reactors().min(reads_max);

@@ -201,6 +201,16 @@ struct LandedInner {
     holds: AtomicUsize,
 }
 
+impl Drop for LandedInner {
+    /// Frees the pages from the last to the first: what is freed last goes out first, and the next read's pages follow each other in
+    /// memory again, so that they can be copied at once.
+    fn drop(&mut self) {
+        while let Some(page) = self.pages.pop() {
+            drop(page);
+        }
+    }
+}
+
 impl Landed {
     /// Bytes here.
     #[expect(clippy::len_without_is_empty, reason = "an empty landing is never made")]
@@ -333,6 +343,26 @@ mod tests {
         drop(second);
         let usage = slab.usage();
         assert_eq!((usage.free, usage.ready, usage.copying), (4, 0, 0));
+    }
+
+    #[test]
+    fn pages_follow_each_other_however_often_they_were_used() {
+        let slab = Slab::new(8 * 4096, 4096).unwrap();
+        let land = |bytes| {
+            let mut landing = Landing::new(slab.take(bytes / 4096).unwrap(), bytes);
+            assert_eq!(landing.push(&vec![1; bytes]), bytes);
+            landing.landed().unwrap()
+        };
+        let mut held = Some(land(3 * 4096));
+        for turn in 0..5 {
+            let landed = land(4 * 4096);
+            let starts: Vec<usize> = landed.slices(0, 4 * 4096).map(|page| page.as_ptr() as usize).collect();
+            assert!(starts.windows(2).all(|pair| pair[0] + 4096 == pair[1]), "turn {turn}: {starts:x?}");
+            if turn == 2 {
+                held = None;
+            }
+        }
+        assert!(held.is_none());
     }
 
     #[test]

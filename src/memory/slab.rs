@@ -38,8 +38,7 @@ pub struct SlabUse {
 pub(super) struct SlabInner {
     page_bytes: usize,
     total: usize,
-    address: usize,
-    bytes: usize,
+    map: Arc<Map>,
     free: Mutex<Free>,
     returned: Condvar,
     pub(super) ready: AtomicUsize,
@@ -61,7 +60,15 @@ impl Slab {
     /// # Errors
     /// `Config` when `page_bytes` is not a power of two of at least 4 KiB; `Io` when the memory is not to be had.
     pub fn new(bytes: usize, page_bytes: usize) -> Result<Self> {
-        Slab::cut(bytes, page_bytes, Map::new)
+        Slab::near(bytes, page_bytes, None)
+    }
+
+    /// As [`Slab::new`], of memory of the NUMA node `node` as far as that has any: a wish, which a machine with one node does not hear.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn near(bytes: usize, page_bytes: usize, node: Option<u32>) -> Result<Self> {
+        Slab::cut(bytes, page_bytes, |bytes| Map::near(bytes, node))
     }
 
     /// As [`Slab::new`], at once: what makes the memory resident goes on behind it, from the pages on that go out first. A page that
@@ -87,17 +94,15 @@ impl Slab {
                 .advice("take a power of two of at least 4096"));
         }
         let total = (bytes / page_bytes).max(1);
-        let map = map(total * page_bytes)?;
-        let (address, mapped_bytes) = (map.address(), map.bytes());
-        let mut chunks = map.into_chunks(page_bytes);
+        let mut chunks = map(total * page_bytes)?.into_chunks(page_bytes);
+        let map = chunks.first().map(Chunk::map).ok_or_else(|| Error::new(Kind::Io, "an empty mapping"))?;
         chunks.truncate(total);
         // Last in, first out: the lowest addresses, touched most recently, go out first.
         chunks.reverse();
         Ok(Slab(Arc::new(SlabInner {
             page_bytes,
             total,
-            address,
-            bytes: mapped_bytes,
+            map,
             free: Mutex::new(Free { chunks, high_water: 0, watcher: None }),
             returned: Condvar::new(),
             ready: AtomicUsize::new(0),
@@ -108,7 +113,7 @@ impl Slab {
 
     /// Makes the mapping resident on a thread of its own, which ends with the slab: nobody waits for more than the huge page at hand.
     fn populate(&self) -> Result<()> {
-        let Some(map) = self.0.lock().chunks.first().map(Chunk::map) else { return Ok(()) };
+        let map = Arc::clone(&self.0.map);
         let gone = Arc::clone(&self.0.gone);
         let work = move || {
             // Behind those who have something to do now: on few processors it would take its part from the first handshakes.
@@ -187,9 +192,9 @@ impl Slab {
         self.0.lock().watcher = Some(Arc::new(watcher));
     }
 
-    /// Address and length in bytes of the mapping, for registration with a driver.
-    pub(crate) fn mapping(&self) -> (usize, usize) {
-        (self.0.address, self.0.bytes)
+    /// The mapping, for registration with a driver.
+    pub(crate) fn map(&self) -> &Arc<Map> {
+        &self.0.map
     }
 
     fn wrap(&self, chunks: Vec<Chunk>) -> Vec<Page<Filling>> {

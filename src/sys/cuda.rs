@@ -1,21 +1,26 @@
 //! CUDA driver calls as safe types: context, stream, event, device memory, page-locked ranges.
 //!
 //! Every call is made inside [`Context::enter`], which makes the context current and puts the thread back as it was:
-//! user threads keep whatever context and capture mode they had.
+//! user threads keep whatever context and capture mode they had. A thread of ours can stay inside: [`Attached`].
 
+mod copies;
 mod driver;
 mod module;
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use cudarc::driver::sys::{CU_MEMHOSTREGISTER_PORTABLE, CUstream_flags, CUstreamCaptureMode};
 use cudarc::driver::sys::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUevent_flags, CUstream};
 
+use super::map::Map;
+use super::process::Birthplace;
 use super::stream::RawStream;
 use crate::error::{Error, Kind, Result};
+pub(crate) use copies::{Copies, Together};
 use driver::{ALREADY_REGISTERED, Driver, NOT_READY};
 pub(crate) use driver::{Description, driver};
 pub(crate) use module::{Argument, Kernel, Module, launch};
@@ -26,7 +31,7 @@ pub(crate) struct Context {
     device: CUdevice,
     handle: CUcontext,
     /// The process that made it: contexts do not survive `fork`.
-    process: u32,
+    process: Birthplace,
 }
 
 // SAFETY: a context may be made current on any thread, and on several at once; the driver locks it.
@@ -43,7 +48,12 @@ impl Context {
         // SAFETY: a valid device and a place for the answer.
         let code = unsafe { (driver.calls.cuDevicePrimaryCtxRetain)(&mut handle, device) };
         driver.check(code, "taking the device's primary context")?;
-        Ok(Arc::new(Context { driver, device, handle, process: std::process::id() }))
+        Ok(Arc::new(Context { driver, device, handle, process: Birthplace::here() }))
+    }
+
+    /// The driver that it belongs to.
+    pub(crate) fn driver(&self) -> &'static Driver {
+        self.driver
     }
 
     /// Makes the context current on this thread until the answer is dropped.
@@ -51,18 +61,29 @@ impl Context {
     /// # Errors
     /// `Unsupported` in a forked child; `Device` when the context is gone.
     pub(crate) fn enter(&self) -> Result<Entered<'_>> {
-        if self.process != std::process::id() {
-            let error = Error::new(Kind::Unsupported, "a CUDA device was opened before this process was forked");
-            return Err(error.advice("start workers with spawn or forkserver, or open the device in the child"));
-        }
-        // SAFETY: the handle is a context that `retain` holds a reference to.
-        let code = unsafe { (self.driver.calls.cuCtxPushCurrent_v2)(self.handle) };
-        self.driver.check(code, "making the context current")?;
+        self.push()?;
         // Queries and allocations of ours must not invalidate a capture that the framework has under way elsewhere.
         let mut capture = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: exchanges the calling thread's mode, one of the three of the enumeration.
         unsafe { (self.driver.calls.cuThreadExchangeStreamCaptureMode)(&mut capture) };
-        Ok(Entered { context: self, capture, thread: PhantomData })
+        Ok(Entered { context: self, undo: Undo::PopAndMode(capture), thread: PhantomData })
+    }
+
+    /// As [`Context::enter`], by two driver calls instead of four: for recording events and having streams wait, which no capture
+    /// elsewhere forbids. Not for queries or allocations.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn enter_to_order(&self) -> Result<Entered<'_>> {
+        self.push()?;
+        Ok(Entered { context: self, undo: Undo::Pop, thread: PhantomData })
+    }
+
+    fn push(&self) -> Result<()> {
+        self.process.check("a CUDA device was opened")?;
+        // SAFETY: the handle is a context that `retain` holds a reference to.
+        let code = unsafe { (self.driver.calls.cuCtxPushCurrent_v2)(self.handle) };
+        self.driver.check(code, "making the context current")
     }
 
     /// Bytes of device memory that are free, and that there are.
@@ -78,7 +99,7 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        if self.process == std::process::id() {
+        if self.process.is_here() {
             // SAFETY: gives back the reference that `retain` took; everything made in the context holds an `Arc` of it.
             unsafe { (self.driver.calls.cuDevicePrimaryCtxRelease_v2)(self.device) };
         }
@@ -88,9 +109,18 @@ impl Drop for Context {
 /// Proof that a context is current on this thread.
 pub(crate) struct Entered<'c> {
     context: &'c Context,
-    capture: CUstreamCaptureMode,
+    undo: Undo,
     /// What is current is a property of the thread.
     thread: PhantomData<*const ()>,
+}
+
+/// What puts the thread back as it was.
+#[derive(Clone, Copy)]
+enum Undo {
+    Nothing,
+    Pop,
+    /// The capture mode that there was, and the context.
+    PopAndMode(CUstreamCaptureMode),
 }
 
 impl Entered<'_> {
@@ -106,10 +136,52 @@ impl Entered<'_> {
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         let mut popped = std::ptr::null_mut();
-        // SAFETY: undoes, in reverse, the two calls of `enter`, on the same thread (`Entered` is not `Send`).
+        // SAFETY: undoes, in reverse, what `enter` or `enter_to_order` did, on the same thread (`Entered` is not `Send`).
         unsafe {
-            (self.calls().cuThreadExchangeStreamCaptureMode)(&mut self.capture);
-            (self.calls().cuCtxPopCurrent_v2)(&mut popped);
+            if let Undo::PopAndMode(mut capture) = self.undo {
+                (self.calls().cuThreadExchangeStreamCaptureMode)(&mut capture);
+            }
+            if !matches!(self.undo, Undo::Nothing) {
+                (self.calls().cuCtxPopCurrent_v2)(&mut popped);
+            }
+        }
+    }
+}
+
+/// A context that stays current on a thread, so that calls there cost no entering: for a thread that does little else. Whatever
+/// else makes contexts current there must put this one back.
+pub(crate) struct Attached {
+    context: Arc<Context>,
+    undo: Undo,
+    thread: ThreadId,
+}
+
+impl Attached {
+    /// Enters `context` on the calling thread, to stay.
+    ///
+    /// # Errors
+    /// As [`Context::enter`].
+    pub(crate) fn new(context: &Arc<Context>) -> Result<Attached> {
+        let mut entered = context.enter()?;
+        let undo = std::mem::replace(&mut entered.undo, Undo::Nothing);
+        Ok(Attached { context: Arc::clone(context), undo, thread: std::thread::current().id() })
+    }
+
+    /// Inside, on that thread and in that process; nothing elsewhere.
+    pub(crate) fn entered(&self) -> Option<Entered<'_>> {
+        self.is_here().then(|| Entered { context: &self.context, undo: Undo::Nothing, thread: PhantomData })
+    }
+
+    fn is_here(&self) -> bool {
+        self.thread == std::thread::current().id() && self.context.process.is_here()
+    }
+}
+
+impl Drop for Attached {
+    /// Puts the thread back as it was. Elsewhere nothing can be done for it.
+    fn drop(&mut self) {
+        if self.is_here() {
+            drop(Entered { context: &self.context, undo: self.undo, thread: PhantomData });
         }
     }
 }
@@ -252,40 +324,24 @@ impl DeviceMemory {
         self.bytes
     }
 
-    /// Enqueues copies of `pieces` (bytes, offset in this memory) in `stream`, neighbours on both sides as one.
-    ///
-    /// A piece may lie in pageable memory, which the driver reads before it returns, or in memory that a
-    /// [`Registration`] pins: there the caller must not let it be written to before an event recorded after this has passed,
-    /// or the device gets other bytes than it was meant to. No two neighbouring pieces may differ in that.
+    /// New memory that begins as `bytes`; waits until they are there.
     ///
     /// # Errors
-    /// `Config` for a piece that passes the end of this memory; `Device`.
-    pub(crate) fn copy_from_host<'a>(
-        &self,
-        entered: &Entered<'_>,
-        stream: &RawStream,
-        pieces: impl Iterator<Item = (&'a [u8], usize)>,
-    ) -> Result<()> {
-        for run in (Runs { pieces: pieces.peekable() }) {
-            if run.to.checked_add(run.bytes).is_none_or(|end| end > self.bytes) {
-                let Run { to, bytes, .. } = run;
-                let context = format!("{bytes} bytes at offset {to} pass the end of a slot of {}", self.bytes);
-                return Err(Error::new(Kind::Config, context));
-            }
-            // SAFETY: the destination was checked against the allocation. The source is a union of live slices that
-            // touch each other; pageable memory is read before the call returns, and registered memory stays pinned
-            // until it is unregistered, so that the device never reads a page that the system has taken back.
-            let code = unsafe {
-                (entered.calls().cuMemcpyHtoDAsync_v2)(
-                    self.pointer + run.to as u64,
-                    run.from.cast(),
-                    run.bytes,
-                    stream.handle() as CUstream,
-                )
-            };
-            entered.check(code, "copying to the device")?;
+    /// `Stalled` after `deadline`; `Device`.
+    pub(crate) fn of_bytes(context: &Arc<Context>, bytes: &[u8], deadline: Instant) -> Result<DeviceMemory> {
+        let memory = DeviceMemory::new(context, bytes.len())?;
+        let stream = new_stream(context)?;
+        let entered = context.enter()?;
+        let (to, handle) = (memory.pointer, stream.handle() as CUstream);
+        // SAFETY: as many bytes as were allocated. They are pageable, so that the driver takes them before it returns.
+        let code =
+            unsafe { (entered.calls().cuMemcpyHtoDAsync_v2)(to, bytes.as_ptr().cast::<c_void>(), bytes.len(), handle) };
+        entered.check(code, "copying to the device")?;
+        if wait_until(deadline, || stream_idle(&entered, &stream))? {
+            return Ok(memory);
         }
-        Ok(())
+        std::mem::forget(memory);
+        Err(Error::new(Kind::Stalled, format!("{} bytes did not reach the device", bytes.len())))
     }
 
     /// Reads `bytes` at `at` back, in a stream of its own: what must come first has been waited for by the caller.
@@ -331,30 +387,29 @@ impl Drop for DeviceMemory {
     }
 }
 
-/// Host memory that is page-locked and known to every context until this is dropped, which must come before it is unmapped.
+/// A mapping that is page-locked and known to every context until this is dropped; it is kept mapped for as long.
 pub(crate) struct Registration {
     context: Arc<Context>,
-    address: usize,
+    map: Arc<Map>,
 }
 
 impl Registration {
-    /// Page-locks `bytes` at `address`.
+    /// Page-locks `map`.
     ///
     /// # Errors
-    /// `Config` when the range is registered already: two registrations of one range would undo each other; `Device`
-    /// when the driver cannot (a limit on locked memory, a system that does not support it).
-    pub(crate) fn new(context: &Arc<Context>, address: usize, bytes: usize) -> Result<Registration> {
+    /// `Config` when it is registered already: two registrations of one range would undo each other; `Device` when the driver cannot
+    /// (a limit on locked memory, a system that does not support it).
+    pub(crate) fn new(context: &Arc<Context>, map: &Arc<Map>) -> Result<Registration> {
         let entered = context.enter()?;
+        let (address, bytes) = (map.address() as *mut c_void, map.bytes());
         // SAFETY: the driver pins the pages in that range, or refuses where there are none; it reads and writes nothing.
-        let code = unsafe {
-            (entered.calls().cuMemHostRegister_v2)(address as *mut c_void, bytes, CU_MEMHOSTREGISTER_PORTABLE)
-        };
+        let code = unsafe { (entered.calls().cuMemHostRegister_v2)(address, bytes, CU_MEMHOSTREGISTER_PORTABLE) };
         if code == ALREADY_REGISTERED {
             return Err(Error::new(Kind::Config, "this slab serves another copy engine already")
                 .advice("make a slab for each engine"));
         }
         entered.check(code, "page-locking host memory")?;
-        Ok(Registration { context: Arc::clone(context), address })
+        Ok(Registration { context: Arc::clone(context), map: Arc::clone(map) })
     }
 }
 
@@ -362,58 +417,14 @@ impl Drop for Registration {
     fn drop(&mut self) {
         if let Ok(entered) = self.context.enter() {
             // SAFETY: registered by `new`, at this address, once.
-            unsafe { (entered.calls().cuMemHostUnregister)(self.address as *mut c_void) };
+            unsafe { (entered.calls().cuMemHostUnregister)(self.map.address() as *mut c_void) };
         }
-    }
-}
-
-/// Bytes that can be copied at once.
-struct Run {
-    from: *const u8,
-    to: usize,
-    bytes: usize,
-}
-
-/// Joins pieces that follow each other in the source and in the destination: a call costs some 2 µs of CPU, whatever it copies.
-struct Runs<'a, I: Iterator<Item = (&'a [u8], usize)>> {
-    pieces: std::iter::Peekable<I>,
-}
-
-impl<'a, I: Iterator<Item = (&'a [u8], usize)>> Iterator for Runs<'a, I> {
-    type Item = Run;
-
-    fn next(&mut self) -> Option<Run> {
-        let (first, to) = self.pieces.find(|(from, _)| !from.is_empty())?;
-        let mut run = Run { from: first.as_ptr(), to, bytes: first.len() };
-        while let Some((next, _)) = self.pieces.next_if(|(from, to)| {
-            from.is_empty()
-                || (from.as_ptr() == run.from.wrapping_add(run.bytes) && Some(*to) == run.to.checked_add(run.bytes))
-        }) {
-            run.bytes += next.len();
-        }
-        Some(run)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn joined(pieces: &[(&[u8], usize)]) -> Vec<(usize, usize)> {
-        Runs { pieces: pieces.iter().copied().peekable() }.map(|run| (run.to, run.bytes)).collect()
-    }
-
-    #[test]
-    fn neighbours_on_both_sides_become_one_copy() {
-        let page = [0u8; 100];
-        let (a, rest) = page.split_at(10);
-        let (b, c) = rest.split_at(30);
-        assert_eq!(joined(&[(a, 0), (b, 10), (c, 40)]), [(0, 100)]);
-        assert_eq!(joined(&[(a, 0), (b, 11), (c, 41)]), [(0, 10), (11, 90)], "a gap in the destination");
-        assert_eq!(joined(&[(a, 0), (c, 10), (b, 70)]), [(0, 10), (10, 60), (70, 30)], "a gap in the source");
-        assert_eq!(joined(&[(&[], 7), (a, 0), (&[], 3), (b, 10)]), [(0, 40)], "empty pieces copy nothing");
-        assert_eq!(joined(&[]), []);
-    }
 
     #[test]
     fn waiting_ends_at_the_deadline() {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
+use super::numa;
 use crate::error::{Error, Kind, Result};
 
 /// Size and alignment of a transparent huge page on x86-64 and on arm64 with 4 KiB base pages.
@@ -25,14 +26,19 @@ unsafe impl Send for Map {}
 unsafe impl Sync for Map {}
 
 impl Map {
-    /// Maps `bytes`, rounded up to whole huge pages, and touches all of it so that no page fault is left for later.
-    pub(crate) fn new(bytes: usize) -> Result<Self> {
+    /// Maps `bytes`, rounded up to whole huge pages, and touches all of it so that no page fault is left for later. Of memory of the NUMA
+    /// node `node`, if one is named, as far as that has any and the kernel does so.
+    pub(crate) fn near(bytes: usize, node: Option<u32>) -> Result<Self> {
         let mut map = Map::own(bytes)?;
+        if let Some(node) = node {
+            // Advice: memory of another node is slower, not wrong.
+            let _ = numa::prefer(map.address(), map.bytes, node);
+        }
         map.touch();
         Ok(map)
     }
 
-    /// As [`Map::new`], but left to [`Map::populate`], or to the first who writes to it.
+    /// As [`Map::near`], but left to [`Map::populate`], or to the first who writes to it.
     pub(crate) fn own(bytes: usize) -> Result<Self> {
         let map = Map::lazy(bytes)?;
         // Advice: a kernel without it costs a forked child's memory, not correctness.
@@ -172,7 +178,7 @@ mod tests {
 
     #[test]
     fn chunks_are_aligned_zeroed_and_disjoint() {
-        let map = Map::new(HUGE_PAGE_BYTES + 1).unwrap();
+        let map = Map::near(HUGE_PAGE_BYTES + 1, None).unwrap();
         assert_eq!(map.bytes(), 2 * HUGE_PAGE_BYTES);
         assert_eq!(map.address() % HUGE_PAGE_BYTES, 0);
         let mut chunks = map.into_chunks(HUGE_PAGE_BYTES / 2);
@@ -199,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_chunk_outlives_its_siblings() {
-        let mut chunks = Map::new(1).unwrap().into_chunks(HUGE_PAGE_BYTES / 2);
+        let mut chunks = Map::near(1, None).unwrap().into_chunks(HUGE_PAGE_BYTES / 2);
         let mut last = chunks.pop().unwrap();
         drop(chunks);
         last.fill(7);

@@ -9,6 +9,8 @@ pub mod bare;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 pub(crate) mod map;
+pub(crate) mod numa;
+pub(crate) mod process;
 pub(crate) mod ring;
 pub(crate) mod socket;
 pub(crate) mod stream;

@@ -44,7 +44,8 @@ fn host_copies() -> Check {
 fn device_check(device: &DeviceFacts) -> Check {
     let (major, minor) = device.compute_capability;
     let memory = ByteSize::bytes(device.memory_bytes);
-    let value = format!("cuda:{} {}, {memory}, compute {major}.{minor}", device.ordinal, device.name);
+    let near = device.host_node.map_or_else(String::new, |node| format!(", next to NUMA node {node}"));
+    let value = format!("cuda:{} {}, {memory}, compute {major}.{minor}{near}", device.ordinal, device.name);
     match device.copy_engines {
         0 => Check::new("device", Status::Fair, value, "has no copy engine: copying and computing take turns"),
         engines => Check::new("device", Status::Good, value, format!("{engines} copy engines work beside kernels")),

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Arrangement, Finishing, Regions, Step, Turn, Widening, unprepared};
-use crate::error::{Error, Kind, Result};
-use crate::sys::cuda::{Argument, Context, DeviceMemory, Entered, Kernel, Module, launch, new_stream};
-use crate::sys::cuda::{stream_idle, wait_until};
+use crate::error::Result;
+use crate::sys::cuda::{Argument, Context, DeviceMemory, Entered, Kernel, Module, launch};
 use crate::sys::stream::RawStream;
 
 /// Compiled from `kernels.cu`: `tests/kernels/compile.py` holds the two together.
@@ -43,24 +42,14 @@ impl CudaSteps {
             return Ok(CudaSteps::default());
         }
         let module = Module::new(context, PTX)?;
-        let stream = new_stream(context)?;
-        let steps = steps
-            .iter()
-            .map(|finishing| {
-                let table = match &finishing.step {
-                    Step::LookUp { table, .. } => Some(uploaded(context, &stream, table)?),
-                    _ => None,
-                };
-                Ok(CudaStep { kernel: module.kernel(kernel(finishing))?, finishing: finishing.clone(), table })
-            })
-            .collect::<Result<_>>()?;
-        let entered = context.enter()?;
-        // Tables are read in another stream.
-        if wait_until(deadline, || stream_idle(&entered, &stream))? {
-            return Ok(CudaSteps { steps });
-        }
-        std::mem::forget(steps);
-        Err(Error::new(Kind::Stalled, "the tables of finishing steps did not reach the device"))
+        let ready = |finishing: &Finishing| {
+            let table = match &finishing.step {
+                Step::LookUp { table, .. } => Some(DeviceMemory::of_bytes(context, table, deadline)?),
+                _ => None,
+            };
+            Ok(CudaStep { kernel: module.kernel(kernel(finishing))?, finishing: finishing.clone(), table })
+        };
+        Ok(CudaSteps { steps: steps.iter().map(ready).collect::<Result<_>>()? })
     }
 
     /// Enqueues a step on what lies in `memory`, a slot's.
@@ -116,13 +105,6 @@ impl CudaSteps {
             }
         }
     }
-}
-
-/// A table on the device, on its way there in `stream`.
-fn uploaded(context: &Arc<Context>, stream: &RawStream, table: &[u8]) -> Result<DeviceMemory> {
-    let memory = DeviceMemory::new(context, table.len())?;
-    memory.copy_from_host(&context.enter()?, stream, std::iter::once((table, 0)))?;
-    Ok(memory)
 }
 
 /// The kernel of a step. Their arguments are written down in `kernels.cu`.

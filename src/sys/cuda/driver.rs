@@ -7,6 +7,8 @@ use cudarc::driver::sys;
 use cudarc::driver::sys::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream};
 
 use crate::error::{Error, Kind, Result};
+use crate::sys::numa;
+use crate::sys::process::Birthplace;
 
 /// The oldest driver that the copy engine is written for: 12.0, as `cuDriverGetVersion` writes it.
 const OLDEST_VERSION: c_int = 12_000;
@@ -19,17 +21,23 @@ pub(super) const ALREADY_REGISTERED: u32 = 712;
 /// The driver, initialised, with at least one device.
 pub(crate) struct Driver {
     pub(super) calls: Calls,
+    newer: Newer,
     version: c_int,
     devices: u32,
+    /// The process that initialised it: in a child of it the driver works no more.
+    process: Birthplace,
 }
 
 /// The driver of this process, loaded and initialised when first asked for. The answer does not change later.
 ///
 /// # Errors
-/// `Unsupported` when there is none or it is too old; `Device` when it refuses to start or has no device.
+/// `Unsupported` when there is none or it is too old, and in a child of the process that it was loaded in; `Device` when it refuses to
+/// start or has no device.
 pub(crate) fn driver() -> Result<&'static Driver> {
     static DRIVER: OnceLock<Result<Driver, Absence>> = OnceLock::new();
-    DRIVER.get_or_init(Driver::load).as_ref().map_err(Absence::error)
+    let driver = DRIVER.get_or_init(Driver::load).as_ref().map_err(Absence::error)?;
+    driver.process.check("the CUDA driver was started")?;
+    Ok(driver)
 }
 
 /// Why there is no driver to be had; kept, because an `Error` cannot be handed out twice.
@@ -91,6 +99,7 @@ calls! {
     cuDeviceGetName(*mut c_char, c_int, CUdevice);
     cuDeviceTotalMem_v2(*mut usize, CUdevice);
     cuDeviceGetAttribute(*mut c_int, sys::CUdevice_attribute, CUdevice);
+    cuDeviceGetPCIBusId(*mut c_char, c_int, CUdevice);
     cuDevicePrimaryCtxRetain(*mut CUcontext, CUdevice);
     cuDevicePrimaryCtxRelease_v2(CUdevice);
     cuCtxPushCurrent_v2(CUcontext);
@@ -129,7 +138,74 @@ calls! {
     );
 }
 
+/// Entry points that not every driver has. `CUresult` is a `u32` in all of them.
+struct Newer {
+    many_copies: Option<ManyCopies>,
+    /// `CUresult cuDeviceGetAttribute(int *, CUdevice_attribute, CUdevice)`: by number, for attributes that some versions of the bindings
+    /// do not have.
+    attribute: Option<unsafe extern "C" fn(*mut c_int, c_int, CUdevice) -> u32>,
+}
+
+/// `cuMemcpyBatchAsync(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, [failIdx,] stream)`.
+#[derive(Clone, Copy)]
+pub(super) enum ManyCopies {
+    /// Of 12.8, which tells where it failed.
+    First(
+        unsafe extern "C" fn(
+            *mut CUdeviceptr,
+            *mut CUdeviceptr,
+            *mut usize,
+            usize,
+            *mut c_void,
+            *mut usize,
+            usize,
+            *mut usize,
+            CUstream,
+        ) -> u32,
+    ),
+    /// Of 13.0, which does not.
+    Second(
+        unsafe extern "C" fn(
+            *mut CUdeviceptr,
+            *mut CUdeviceptr,
+            *mut usize,
+            usize,
+            *mut c_void,
+            *mut usize,
+            usize,
+            CUstream,
+        ) -> u32,
+    ),
+}
+
+impl Newer {
+    /// As [`Calls::load`], after it. What is there but newer than `version`, which the driver says it is of, is left alone.
+    fn load(version: c_int) -> Newer {
+        // SAFETY: the library was loaded before.
+        let library = unsafe { sys::culib() };
+        // SAFETY: the symbols have the signatures above, as `cuda.h` of 13.0 and of 12.8 declare them under these names.
+        let (second, first, attribute) = unsafe {
+            (
+                library.get(b"cuMemcpyBatchAsync_v2\0").map(|symbol| ManyCopies::Second(*symbol)),
+                library.get(b"cuMemcpyBatchAsync\0").map(|symbol| ManyCopies::First(*symbol)),
+                library.get(b"cuDeviceGetAttribute\0").map(|symbol| *symbol),
+            )
+        };
+        let many_copies = match version {
+            13_000.. => second.or(first).ok(),
+            12_080.. => first.ok(),
+            _ => None,
+        };
+        Newer { many_copies, attribute: attribute.ok() }
+    }
+}
+
 impl Driver {
+    /// The call for many copies, if the driver has one.
+    pub(super) fn many_copies(&self) -> Option<ManyCopies> {
+        self.newer.many_copies
+    }
+
     /// Driver version as (major, minor).
     pub(crate) fn version(&self) -> (u32, u32) {
         let version = self.version.unsigned_abs();
@@ -161,7 +237,24 @@ impl Driver {
                 self.attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
             ),
             copy_engines: self.attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_ASYNC_ENGINE_COUNT)?,
+            host_node: self.host_node(device),
         })
+    }
+
+    /// The NUMA node next to a device: what the driver says (12.2 and newer), or the system of its PCI slot.
+    fn host_node(&self, device: CUdevice) -> Option<u32> {
+        const HOST_NUMA_ID: c_int = 134;
+        let mut node = -1;
+        // SAFETY: a place for the answer and a valid device; an attribute that the driver does not know is an error.
+        let code = self.newer.attribute.map(|attribute| unsafe { attribute(&mut node, HOST_NUMA_ID, device) });
+        if code == Some(SUCCESS) && node >= 0 {
+            return u32::try_from(node).ok();
+        }
+        let mut slot = [0u8; 32];
+        // SAFETY: `slot` has 32 bytes; the driver writes at most that many, its final zero included.
+        let code = unsafe { (self.calls.cuDeviceGetPCIBusId)(slot.as_mut_ptr().cast(), slot.len() as c_int, device) };
+        let slot = CStr::from_bytes_until_nul(&slot).ok().filter(|_| code == SUCCESS)?;
+        numa::node_of_pci(slot.to_str().ok()?)
     }
 
     /// The driver's handle of device `ordinal`.
@@ -228,7 +321,7 @@ impl Driver {
             let advice = "see CUDA_VISIBLE_DEVICES and nvidia-smi, or take Device::host()";
             return Err(absent(Kind::Device, "the CUDA driver shows no device".into(), advice));
         }
-        Ok(Driver { calls, version, devices })
+        Ok(Driver { calls, newer: Newer::load(version), version, devices, process: Birthplace::here() })
     }
 
     fn attribute(&self, device: CUdevice, attribute: sys::CUdevice_attribute) -> Result<u32> {
@@ -260,6 +353,8 @@ pub(crate) struct Description {
     pub(crate) memory_bytes: u64,
     pub(crate) compute_capability: (u32, u32),
     pub(crate) copy_engines: u32,
+    /// The NUMA node whose memory is nearest, if anybody knows.
+    pub(crate) host_node: Option<u32>,
 }
 
 /// What the user can do about a driver's error.

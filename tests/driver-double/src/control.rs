@@ -1,12 +1,13 @@
 //! The tests' hold on the double: they are linked to one copy of this crate, the driver that they load is another.
 
-use std::ffi::CString;
+use std::ffi::{CString, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::calls::Calls;
+use crate::checker::{Use, checker};
 use crate::device::{CURRENT, Device, INVALID_VALUE};
 use crate::stream::Work;
 use crate::twin::{Launch, RawTwin};
@@ -28,6 +29,9 @@ pub struct Control {
     set_numa_node: extern "C" fn(u32, i64),
     refuse_batches: extern "C" fn(u32),
     twin: unsafe extern "C" fn(*const u8, usize, RawTwin),
+    host_wrote: extern "C" fn(u32, usize, usize),
+    report_early_writes: extern "C" fn(),
+    settle: extern "C" fn(u32),
 }
 
 /// What exists on a device at one moment.
@@ -48,7 +52,16 @@ pub struct Live {
 
 /// The double, loaded into this process in the place of the driver.
 #[derive(Clone, Copy)]
-pub struct Double(&'static Control);
+pub struct Double(&'static Control, Library);
+
+/// What `dlopen` said.
+#[derive(Clone, Copy)]
+struct Library(*mut c_void);
+
+// SAFETY: a handle that any thread may look symbols up with; it is never closed.
+unsafe impl Send for Library {}
+// SAFETY: as above.
+unsafe impl Sync for Library {}
 
 /// One of its devices.
 #[derive(Clone, Copy)]
@@ -63,11 +76,12 @@ impl Double {
     /// # Panics
     /// When the library is not there.
     pub fn load() -> Double {
-        static CONTROL: OnceLock<&'static Control> = OnceLock::new();
-        Double(CONTROL.get_or_init(|| {
+        static LOADED: OnceLock<Double> = OnceLock::new();
+        *LOADED.get_or_init(|| {
             let test = std::env::current_exe().expect("the running test has a path");
             let path = test.with_file_name("libfarfeed_driver_double.so");
             let name = CString::new(path.as_os_str().as_bytes()).expect("a path without a zero byte");
+            assert!(!crate::on_gpu(), "FARFEED_TEST_GPU is set: the double must not stand beside the driver");
             // SAFETY: a zero-terminated path; the library has no constructors. It stays loaded for good.
             let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
             assert!(!library.is_null(), "no driver double at {}", path.display());
@@ -75,8 +89,12 @@ impl Double {
             let control = unsafe { libc::dlsym(library, c"FARFEED_DRIVER_DOUBLE".as_ptr()) };
             assert!(!control.is_null(), "the driver double has no control");
             // SAFETY: that symbol is a `Control` of this crate, built by the same `cargo` call.
-            unsafe { &*control.cast::<Control>() }
-        }))
+            Double(unsafe { &*control.cast::<Control>() }, Library(library))
+        })
+    }
+
+    pub(crate) fn library(self) -> *mut c_void {
+        self.1.0
     }
 
     /// Device `ordinal` of sixteen.
@@ -89,6 +107,11 @@ impl Double {
     pub fn twin(self, name: &str, twin: impl Fn(&Launch<'_>) + Send + Sync + 'static) {
         // SAFETY: the name is taken before the call returns.
         unsafe { (self.0.twin)(name.as_ptr(), name.len(), RawTwin::new(twin)) };
+    }
+
+    /// From now on host memory that a copy may be reading is read-only, and a write to it is a violation: `guard=report`.
+    pub fn report_early_writes(self) {
+        (self.0.report_early_writes)();
     }
 
     /// Driver calls that were made in processes forked off this one; each was refused.
@@ -131,9 +154,14 @@ impl DoubleDevice {
         assert_eq!(code, 0, "a kernel was refused");
     }
 
-    /// Waits until all streams that were not destroyed, and the default one, have nothing left to do.
+    /// Waits until all streams have nothing left to do: an observation, as by `cuCtxSynchronize`.
     pub fn drain(&self) {
         (self.control.drain)(self.ordinal);
+    }
+
+    /// Waits as `drain` does, and tells the checker nothing of it: time goes by, and nobody looks.
+    pub fn settle(&self) {
+        (self.control.settle)(self.ordinal);
     }
 
     /// What exists now.
@@ -144,6 +172,11 @@ impl DoubleDevice {
     /// What has happened that must not happen, a line each; empty when all is well.
     pub fn violations(&self) -> String {
         self.text(self.control.violations)
+    }
+
+    /// Says that the host has written to `bytes`: a violation where a copy reads them whose end the host has not observed.
+    pub fn host_wrote(&self, bytes: &[u8]) {
+        (self.control.host_wrote)(self.ordinal, bytes.as_ptr() as usize, bytes.len());
     }
 
     /// Batches of copies are refused as not supported, as by a driver before 12.8.
@@ -167,7 +200,7 @@ impl DoubleDevice {
     }
 
     fn text(&self, source: unsafe extern "C" fn(u32, *mut u8, usize) -> usize) -> String {
-        let mut text = vec![0; 16 << 10];
+        let mut text = vec![0; 64 << 10];
         // SAFETY: the library writes at most as many bytes as there are.
         let written = unsafe { source(self.ordinal, text.as_mut_ptr(), text.len()) };
         String::from_utf8_lossy(&text[..written]).into_owned()
@@ -191,6 +224,9 @@ pub static FARFEED_DRIVER_DOUBLE: Control = Control {
     set_numa_node,
     refuse_batches,
     twin,
+    host_wrote,
+    report_early_writes,
+    settle,
 };
 
 fn device(ordinal: u32) -> &'static std::sync::Arc<Device> {
@@ -235,7 +271,11 @@ unsafe extern "C" fn consume(
     match tables.stream(device, stream) {
         Ok(stream) => {
             let after = Duration::from_millis(after_ms);
-            stream.enqueue(&tables, Work::Consume { memory, from, expected, after });
+            stream.enqueue(&tables, |checker| {
+                let op = checker.enqueue(device.ordinal, stream.number, "a consumer's kernel".into(), false);
+                checker.access(&op, from..from + len, Use::Read, None);
+                Work::Consume { memory, from, expected, after }
+            });
             0
         }
         Err(code) => code,
@@ -250,9 +290,25 @@ unsafe extern "C" fn twin(name: *const u8, len: usize, twin: RawTwin) {
     crate::module::register(String::from_utf8_lossy(name).into_owned(), twin);
 }
 
+extern "C" fn host_wrote(ordinal: u32, start: usize, len: usize) {
+    let ordinal = device(ordinal).ordinal;
+    checker().host_access(ordinal, &(start..start + len), Use::Write, "the host writes");
+}
+
 extern "C" fn drain(ordinal: u32) {
+    let numbers = idle(ordinal);
+    checker().observe_streams(numbers.into_iter());
+}
+
+extern "C" fn settle(ordinal: u32) {
+    idle(ordinal);
+}
+
+/// Waits until the device's streams are idle; gives their numbers.
+fn idle(ordinal: u32) -> Vec<u32> {
     let streams: Vec<_> = device(ordinal).tables().all_streams().cloned().collect();
     streams.iter().for_each(|stream| stream.drain());
+    streams.iter().map(|stream| stream.number).collect()
 }
 
 extern "C" fn live(ordinal: u32) -> Live {
@@ -265,6 +321,10 @@ extern "C" fn live(ordinal: u32) -> Live {
         streams: tables.streams.len(),
         events: tables.events.len(),
     }
+}
+
+extern "C" fn report_early_writes() {
+    crate::faults::report_early_writes();
 }
 
 extern "C" fn reset_calls(ordinal: u32) {
@@ -289,7 +349,7 @@ unsafe fn tell(all: &str, text: *mut u8, len: usize) -> usize {
 /// # Safety
 /// `text` is valid for writes of `len` bytes.
 unsafe extern "C" fn violations(ordinal: u32, text: *mut u8, len: usize) -> usize {
-    let all = device(ordinal).tables().violations.join("\n");
+    let all = checker().reports(device(ordinal).ordinal);
     // SAFETY: by this function's contract.
     unsafe { tell(&all, text, len) }
 }

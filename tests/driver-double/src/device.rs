@@ -4,9 +4,10 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::calls::Counters;
+use crate::checker::checker;
 use crate::faults::SETTINGS;
 use crate::memory::Memory;
 use crate::module::{Function, Module};
@@ -37,7 +38,7 @@ pub(crate) const NOT_SUPPORTED: u32 = 801;
 pub(crate) const LEGACY: usize = 1;
 const PER_THREAD: usize = 2;
 
-static ALL: LazyLock<[Arc<Device>; DEVICES]> = LazyLock::new(|| std::array::from_fn(|ordinal| Device::new(ordinal)));
+static ALL: LazyLock<[Arc<Device>; DEVICES]> = LazyLock::new(|| std::array::from_fn(Device::new));
 static NEXT_HANDLE: AtomicU64 = AtomicU64::new(0x1000);
 
 thread_local! {
@@ -63,6 +64,8 @@ pub(crate) struct Device {
     pub(crate) link: Link,
     pub(crate) calls: Counters,
     pub(crate) tables: Mutex<Tables>,
+    /// Held shared while a stream uses memory.
+    touching: RwLock<()>,
 }
 
 #[derive(Default)]
@@ -75,9 +78,8 @@ pub(crate) struct Tables {
     pub(crate) functions: HashMap<usize, Arc<Function>>,
     legacy: Option<Arc<Stream>>,
     per_thread: HashMap<usize, Arc<Stream>>,
-    /// Memory that copies in a queue read or write.
-    in_use: HashMap<u64, Vec<Range<usize>>>,
-    pub(crate) violations: Vec<String>,
+    /// Work in them is still carried out.
+    pub(crate) destroyed: Vec<Arc<Stream>>,
 }
 
 impl Device {
@@ -97,6 +99,7 @@ impl Device {
             link: Link::new(settings.bytes_per_second),
             calls: Counters::default(),
             tables: Mutex::default(),
+            touching: RwLock::default(),
         })
     }
 
@@ -120,18 +123,30 @@ impl Device {
         }
     }
 
+    /// Has a stream use memory, unless the device has failed.
+    pub(crate) fn touch(&self, work: impl FnOnce()) {
+        let _touching = self.touching.read().unwrap_or_else(PoisonError::into_inner);
+        if self.health().is_ok() {
+            work();
+        }
+    }
+
+    /// Well; or failed, and then no stream touches memory any more when this returns: the host may take that as a fact.
+    pub(crate) fn observed_health(&self) -> Result<(), u32> {
+        self.health().inspect_err(|_| {
+            drop(self.touching.write().unwrap_or_else(PoisonError::into_inner));
+            let streams: Vec<u32> = self.tables().all_streams().map(|stream| stream.number).collect();
+            checker().observe_streams(streams.into_iter());
+        })
+    }
+
     /// From now on nothing is carried out, and every call says `fault`.
     pub(crate) fn fail(&self, fault: u32) {
         let _ = self.fault.compare_exchange(SUCCESS, fault, Ordering::AcqRel, Ordering::Acquire);
     }
 
     pub(crate) fn violate(&self, what: impl Into<String>) {
-        self.tables().violate(what);
-    }
-
-    /// The stream of that handle.
-    pub(crate) fn stream(self: &Arc<Self>, handle: usize) -> Result<Arc<Stream>, u32> {
-        self.tables().stream(self, handle)
+        checker().report(self.ordinal, what);
     }
 
     /// The event of that handle, which may be another device's.
@@ -144,10 +159,7 @@ impl Device {
 }
 
 impl Tables {
-    pub(crate) fn violate(&mut self, what: impl Into<String>) {
-        self.violations.push(what.into());
-    }
-
+    /// The stream of that handle; a default one is made when it is first asked for.
     pub(crate) fn stream(&mut self, device: &Arc<Device>, handle: usize) -> Result<Arc<Stream>, u32> {
         match handle {
             0 | LEGACY => Ok(Arc::clone(self.legacy.get_or_insert_with(|| Stream::new(device, Kind::Legacy)))),
@@ -159,9 +171,9 @@ impl Tables {
         }
     }
 
-    /// Every stream that was not destroyed, the default ones too.
+    /// Every stream that there was, the default ones too.
     pub(crate) fn all_streams(&self) -> impl Iterator<Item = &Arc<Stream>> {
-        self.streams.values().chain(self.per_thread.values()).chain(&self.legacy)
+        self.streams.values().chain(self.per_thread.values()).chain(&self.legacy).chain(&self.destroyed)
     }
 
     pub(crate) fn legacy(&self) -> Option<&Arc<Stream>> {
@@ -175,21 +187,6 @@ impl Tables {
 
     pub(crate) fn is_registered(&self, range: &Range<usize>) -> bool {
         self.registrations.iter().any(|(start, bytes)| *start <= range.start && range.end <= start + bytes)
-    }
-
-    /// Notes that work will touch these ranges; returns what to call it.
-    pub(crate) fn begin_use(&mut self, ranges: Vec<Range<usize>>) -> u64 {
-        let id = new_handle() as u64;
-        self.in_use.insert(id, ranges);
-        id
-    }
-
-    pub(crate) fn end_use(&mut self, id: u64) {
-        self.in_use.remove(&id);
-    }
-
-    pub(crate) fn is_in_use(&self, range: &Range<usize>) -> bool {
-        self.in_use.values().flatten().any(|used| used.start < range.end && range.start < used.end)
     }
 }
 

@@ -63,7 +63,7 @@ unsafe fn answer<T>(place: *mut T, value: T) -> Result<(), u32> {
 fn call(name: &'static str, body: impl FnOnce(&'static Arc<Device>) -> Result<(), u32>) -> u32 {
     code(started().and_then(|()| {
         let device = counted(name)?;
-        device.health()?;
+        device.observed_health()?;
         body(device)
     }))
 }
@@ -73,7 +73,7 @@ fn giving_back(name: &'static str, body: impl FnOnce(&'static Arc<Device>) -> Re
     code(started().and_then(|()| {
         let device = counted(name)?;
         body(device)?;
-        device.health()
+        device.observed_health()
     }))
 }
 

@@ -1,6 +1,7 @@
 //! What goes wrong, told before the process begins: the environment variable `FARFEED_DOUBLE`, for all devices alike.
 
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The settings of this process.
 pub(crate) static SETTINGS: LazyLock<Settings> =
@@ -20,6 +21,19 @@ pub(crate) struct Settings {
     /// What every call says after `operation` of them.
     pub(crate) loss: u32,
     pub(crate) guard: Guard,
+}
+
+/// Whether tests have asked for the guard's reports since.
+static REPORTS: AtomicBool = AtomicBool::new(false);
+
+/// The guard that holds now.
+pub(crate) fn guard() -> Guard {
+    if SETTINGS.guard == Guard::Off && REPORTS.load(Ordering::Acquire) { Guard::Report } else { SETTINGS.guard }
+}
+
+/// Has the guard report from now on, where it does nothing yet.
+pub(crate) fn report_early_writes() {
+    REPORTS.store(true, Ordering::Release);
 }
 
 /// What becomes of a host write into memory that a copy may still be reading.

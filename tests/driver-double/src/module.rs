@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use crate::device::{Device, INVALID_PTX, UNSUPPORTED_PTX_VERSION};
+use crate::checker::{Checker, Op, Use, checker};
+use crate::device::{Device, ILLEGAL_ADDRESS, INVALID_PTX, UNSUPPORTED_PTX_VERSION};
 use crate::faults::SETTINGS;
+use crate::memory::Memory;
 use crate::twin::{RawLaunch, RawTwin};
 
 static TWINS: LazyLock<Mutex<HashMap<String, RawTwin>>> = LazyLock::new(Mutex::default);
@@ -87,15 +89,34 @@ pub(crate) struct Launching {
     pub(crate) grid: [u32; 3],
     pub(crate) block: [u32; 3],
     pub(crate) shared_bytes: u32,
+    pub(crate) late: Late,
     /// Until it has run.
     pub(crate) _module: Arc<Module>,
+}
+
+/// What the checker knows a kernel by until it has run, or will not run any more.
+pub(crate) struct Late {
+    op: Arc<Op>,
+    number: u64,
+}
+
+impl Late {
+    pub(crate) fn new(checker: &mut Checker, op: Arc<Op>) -> Late {
+        Late { number: checker.begin_late(&op), op }
+    }
+}
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        checker().end_late(self.number);
+    }
 }
 
 impl Launching {
     /// Runs the twin, which reads and writes the device's memory by the functions that it is given.
     pub(crate) fn run(&self, device: &Device) {
         let parameters: Vec<_> = self.parameters.iter().map(|bytes| (bytes.as_ptr(), bytes.len())).collect();
-        let kernel = Kernel { device, name: &self.name };
+        let kernel = Kernel { device, name: &self.name, op: &self.late.op };
         let launch = RawLaunch {
             kernel: std::ptr::from_ref(&kernel).cast(),
             parameters: parameters.as_ptr(),
@@ -116,16 +137,18 @@ impl Launching {
 struct Kernel<'d> {
     device: &'d Device,
     name: &'d str,
+    op: &'d Arc<Op>,
 }
 
 impl Kernel<'_> {
     /// Where the device's memory at `address` is, if there is so much of it; otherwise the device has failed.
-    fn locate(&self, address: u64, bytes: usize) -> Option<(Arc<crate::memory::Memory>, *mut u8)> {
+    fn locate(&self, address: u64, bytes: usize, how: Use) -> Option<(Arc<Memory>, *mut u8)> {
         let range = address as usize..(address as usize).checked_add(bytes)?;
         let found = self.device.tables().memory(&range).cloned();
         match found {
             Some(memory) => {
                 let place = memory.inside(&range);
+                checker().access(self.op, range, how, None);
                 Some((memory, place))
             }
             None => {
@@ -138,7 +161,7 @@ impl Kernel<'_> {
     fn fail(&self, what: &str) {
         eprintln!("driver double: kernel {} {what}", self.name);
         self.device.violate(format!("kernel {} {what}", self.name));
-        self.device.fail(crate::device::ILLEGAL_ADDRESS);
+        self.device.fail(ILLEGAL_ADDRESS);
     }
 }
 
@@ -147,7 +170,7 @@ impl Kernel<'_> {
 unsafe extern "C" fn read(kernel: *const c_void, address: u64, to: *mut u8, bytes: usize) {
     // SAFETY: by this function's contract.
     let kernel = unsafe { &*kernel.cast::<Kernel<'_>>() };
-    if let Some((_memory, place)) = kernel.locate(address, bytes) {
+    if let Some((_memory, place)) = kernel.locate(address, bytes, Use::Read) {
         // SAFETY: live device memory, kept by `_memory`, and the caller's buffer.
         unsafe { std::ptr::copy_nonoverlapping(place, to, bytes) };
     }
@@ -158,7 +181,7 @@ unsafe extern "C" fn read(kernel: *const c_void, address: u64, to: *mut u8, byte
 unsafe extern "C" fn write(kernel: *const c_void, address: u64, from: *const u8, bytes: usize) {
     // SAFETY: by this function's contract.
     let kernel = unsafe { &*kernel.cast::<Kernel<'_>>() };
-    if let Some((_memory, place)) = kernel.locate(address, bytes) {
+    if let Some((_memory, place)) = kernel.locate(address, bytes, Use::Write) {
         // SAFETY: as in `read`.
         unsafe { std::ptr::copy_nonoverlapping(from, place, bytes) };
     }

@@ -1,10 +1,11 @@
 //! Streams: queues with a thread each. And events, which are places in them.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::checker::{Checker, Clock, checker};
 use crate::device::{Device, ILLEGAL_ADDRESS, Tables, is_the_one};
 use crate::memory::Memory;
 use crate::module::Launching;
@@ -20,8 +21,9 @@ impl Event {
         Event { is_timed, mark: Mutex::new(None) }
     }
 
-    pub(crate) fn record(&self) -> Arc<Mark> {
-        let mark = Arc::new(Mark::default());
+    /// A new record, of what `clock` stands for.
+    pub(crate) fn record(&self, clock: Clock) -> Arc<Mark> {
+        let mark = Arc::new(Mark { clock, ..Mark::default() });
         *self.mark.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&mark));
         mark
     }
@@ -34,6 +36,8 @@ impl Event {
 /// A place in a stream's queue, which its thread comes past once.
 #[derive(Default)]
 pub(crate) struct Mark {
+    /// What is done when it is passed.
+    pub(crate) clock: Clock,
     passed: Mutex<Option<Instant>>,
     changed: Condvar,
 }
@@ -97,8 +101,8 @@ impl Link {
 
 /// What a stream is told to do.
 pub(crate) enum Work {
-    /// Copies without an order among them, and what to call their use of memory.
-    Copies(Vec<Copy>, u64),
+    /// Copies without an order among them.
+    Copies(Vec<Copy>),
     Fill {
         memory: Arc<Memory>,
         to: usize,
@@ -156,6 +160,8 @@ pub(crate) enum Kind {
 
 /// A queue with a thread that lives until the stream is destroyed and the queue is empty.
 pub(crate) struct Stream {
+    /// Its number among all there ever were.
+    pub(crate) number: u32,
     kind: Kind,
     queue: Mutex<Queue>,
     changed: Condvar,
@@ -170,7 +176,9 @@ struct Queue {
 
 impl Stream {
     pub(crate) fn new(device: &Arc<Device>, kind: Kind) -> Arc<Stream> {
-        let stream = Arc::new(Stream { kind, queue: Mutex::default(), changed: Condvar::new() });
+        static NUMBERS: AtomicU32 = AtomicU32::new(1);
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        let stream = Arc::new(Stream { number, kind, queue: Mutex::default(), changed: Condvar::new() });
         let (worker, device) = (Arc::clone(&stream), Arc::clone(device));
         std::thread::spawn(move || {
             while let Some(work) = worker.next() {
@@ -181,23 +189,25 @@ impl Stream {
     }
 
     /// Puts work at the end of the queue, behind what the default stream's rules put before it. `tables` are the device's, held
-    /// so that nothing is enqueued elsewhere in between.
-    pub(crate) fn enqueue(self: &Arc<Self>, tables: &Tables, work: Work) {
+    /// so that nothing is enqueued elsewhere in between; `work` tells the checker what it does.
+    pub(crate) fn enqueue(&self, tables: &Tables, work: impl FnOnce(&mut Checker) -> Work) {
+        let mut checker = checker();
         match self.kind {
             Kind::NonBlocking => {}
-            Kind::Blocking => tables.legacy().into_iter().for_each(|legacy| self.follow(legacy)),
+            Kind::Blocking => tables.legacy().into_iter().for_each(|legacy| self.follow(&mut checker, legacy)),
             Kind::Legacy => {
                 let blocking = tables.all_streams().filter(|stream| stream.kind == Kind::Blocking);
-                blocking.for_each(|stream| self.follow(stream));
+                blocking.for_each(|stream| self.follow(&mut checker, stream));
             }
         }
-        self.push(work);
+        self.push(work(&mut checker));
     }
 
     /// Has this stream wait for what is in the other one now.
-    fn follow(&self, other: &Stream) {
-        let mark = Arc::new(Mark::default());
+    fn follow(&self, checker: &mut Checker, other: &Stream) {
+        checker.follow(self.number, other.number);
         if !other.is_idle() {
+            let mark = Arc::new(Mark::default());
             other.push(Work::Record(Arc::clone(&mark)));
             self.push(Work::Wait(mark));
         }
@@ -248,21 +258,19 @@ impl Stream {
 
 /// One piece of work; a device with a fault does nothing any more.
 fn carry_out(device: &Device, work: Work) {
-    let is_well = device.health().is_ok();
+    if device.health().is_err() {
+        // What a launch has to give back it gives back as it is dropped.
+        return;
+    }
     match work {
-        Work::Copies(copies, id) => {
-            if is_well {
-                copy(device, &copies);
-            }
-            device.tables().end_use(id);
-        }
-        Work::Fill { memory, to, value, bytes } if is_well => {
+        Work::Copies(copies) => copy(device, &copies),
+        Work::Fill { memory, to, value, bytes } => device.touch(|| {
             // SAFETY: a range of live device memory, which only streams write to.
             unsafe { std::ptr::write_bytes(memory.inside(&(to..to + bytes)), value, bytes) };
-        }
-        Work::Record(mark) if is_well => mark.pass(),
-        Work::Wait(mark) if is_well => mark.wait(device),
-        Work::Consume { memory, from, expected, after } if is_well => {
+        }),
+        Work::Record(mark) => mark.pass(),
+        Work::Wait(mark) => mark.wait(device),
+        Work::Consume { memory, from, expected, after } => {
             std::thread::sleep(after);
             let range = from..from + expected.len();
             // SAFETY: a range of live device memory; should a stream write to it meanwhile, other bytes are what is to be found.
@@ -271,24 +279,27 @@ fn carry_out(device: &Device, work: Work) {
                 device.violate(format!("a consumer found {:#04x} for {:#04x} at {at}", found[at], expected[at]));
             }
         }
-        Work::Launch(launching) if is_well => launching.run(device),
-        _ => {}
+        Work::Launch(launching) => launching.run(device),
     }
 }
 
 /// Spoils the destinations, takes its time, and only then reads: whoever touches either end too early is found out.
 fn copy(device: &Device, copies: &[Copy]) {
-    for Copy { to, bytes, .. } in copies {
-        // SAFETY: device memory is alive and only streams write to it; host memory the caller keeps until this is over.
-        unsafe { std::ptr::write_bytes(to.address(*bytes), 0xEE, *bytes) };
-    }
-    device.link.carry(copies.iter().map(|copy| copy.bytes).sum());
-    for Copy { from, to, bytes } in copies {
-        if is_the_one(&device.copies_until_fault) {
-            device.fail(ILLEGAL_ADDRESS);
-            return;
+    device.touch(|| {
+        for Copy { to, bytes, .. } in copies {
+            // SAFETY: device memory is alive and only streams write to it; host memory the caller keeps until this is over.
+            unsafe { std::ptr::write_bytes(to.address(*bytes), 0xEE, *bytes) };
         }
-        // SAFETY: as above, and the source likewise. Ends may overlap where the caller has made a mistake: `copy` allows that.
-        unsafe { std::ptr::copy(from.address(*bytes), to.address(*bytes), *bytes) };
-    }
+    });
+    device.link.carry(copies.iter().map(|copy| copy.bytes).sum());
+    device.touch(|| {
+        for Copy { from, to, bytes } in copies {
+            if is_the_one(&device.copies_until_fault) {
+                device.fail(ILLEGAL_ADDRESS);
+                return;
+            }
+            // SAFETY: as above, and the source likewise. Ends may overlap where the caller has made a mistake: `copy` allows that.
+            unsafe { std::ptr::copy(from.address(*bytes), to.address(*bytes), *bytes) };
+        }
+    });
 }

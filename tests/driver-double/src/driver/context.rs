@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::{PROCESS, answer, call, calls_in_children, code, counted, started};
 use crate::calls::HOST_WAITS;
+use crate::checker::checker;
 use crate::device::*;
 use crate::faults::SETTINGS;
 
@@ -248,7 +249,9 @@ pub extern "C" fn cuCtxSynchronize() -> u32 {
         device.calls.add(HOST_WAITS, 1);
         let streams: Vec<_> = device.tables().all_streams().cloned().collect();
         streams.iter().for_each(|stream| stream.drain());
-        device.health()
+        device.observed_health()?;
+        checker().observe_streams(streams.iter().map(|stream| stream.number));
+        Ok(())
     })
 }
 

@@ -7,8 +7,10 @@ use std::sync::atomic::Ordering;
 
 use super::call;
 use crate::calls::{COPIED_BYTES, COPIES, HOST_WAITS};
+use crate::checker::{Use, checker};
 use crate::device::*;
 use crate::faults::SETTINGS;
+use crate::guard::Guarded;
 use crate::stream::{Copy, Place, Stream, Work};
 
 /// When a copy reads host memory.
@@ -48,17 +50,27 @@ fn on_device(tables: &Tables, address: u64, bytes: usize) -> Result<Place, u32> 
 }
 
 /// Enqueues copies that have no order among them.
-fn enqueue(device: &Device, tables: &mut Tables, stream: &Arc<Stream>, copies: Vec<Copy>) {
+fn enqueue(device: &Device, tables: &Tables, stream: &Stream, copies: Vec<Copy>, what: &str) {
     let bytes = copies.iter().map(|copy| copy.bytes).sum::<usize>();
     device.calls.add(COPIES, copies.len() as u64);
     device.calls.add(COPIED_BYTES, bytes as u64);
-    let used = |place: &Place, bytes| match place {
-        Place::Host(address) | Place::Device(_, address) => Some(*address..*address + bytes),
-        Place::Taken(_) => None,
-    };
-    let ranges = copies.iter().flat_map(|copy| [used(&copy.from, copy.bytes), used(&copy.to, copy.bytes)]);
-    let id = tables.begin_use(ranges.flatten().collect());
-    stream.enqueue(tables, Work::Copies(copies, id));
+    stream.enqueue(tables, |checker| {
+        let op = checker.enqueue(device.ordinal, stream.number, what.to_owned(), true);
+        for Copy { from, to, bytes } in &copies {
+            for (place, how) in [(from, Use::Read), (to, Use::Write)] {
+                match place {
+                    Place::Device(_, address) => checker.access(&op, *address..*address + bytes, how, None),
+                    Place::Host(address) => {
+                        let range = *address..*address + bytes;
+                        let guarded = if how == Use::Read { Guarded::new(&range) } else { None };
+                        checker.access(&op, range, how, guarded);
+                    }
+                    Place::Taken(_) => {}
+                }
+            }
+        }
+        Work::Copies(copies)
+    });
 }
 
 #[unsafe(no_mangle)]
@@ -72,7 +84,7 @@ pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, byte
         if matches!(from, Place::Taken(_)) {
             device.calls.add(HOST_WAITS, 1);
         }
-        enqueue(device, &mut tables, &stream, vec![Copy { from, to, bytes }]);
+        enqueue(device, &tables, &stream, vec![Copy { from, to, bytes }], "a copy to the device");
         Ok(())
     })
 }
@@ -84,14 +96,20 @@ pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes:
         let stream = tables.stream(device, stream)?;
         let from = on_device(&tables, from, bytes)?;
         let is_registered = tables.is_registered(&range(to as usize, bytes)?);
-        enqueue(device, &mut tables, &stream, vec![Copy { from, to: Place::Host(to as usize), bytes }]);
-        drop(tables);
-        if !is_registered {
-            // The caller's memory is ours only until we return.
-            device.calls.add(HOST_WAITS, 1);
-            stream.drain();
+        let copy = Copy { from, to: Place::Host(to as usize), bytes };
+        enqueue(device, &tables, &stream, vec![copy], "a copy to the host");
+        if is_registered {
+            return Ok(());
         }
-        device.health()
+        // The caller's memory is ours only until we return.
+        let clock = checker().record(stream.number);
+        drop(tables);
+        device.calls.add(HOST_WAITS, 1);
+        stream.drain();
+        device.observed_health()?;
+        checker().observe(&clock);
+        checker().forget(&(to as usize..to as usize + bytes));
+        Ok(())
     })
 }
 
@@ -101,7 +119,7 @@ pub extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream:
         let mut tables = device.tables();
         let stream = tables.stream(device, stream)?;
         let (from, to) = (on_device(&tables, from, bytes)?, on_device(&tables, to, bytes)?);
-        enqueue(device, &mut tables, &stream, vec![Copy { from, to, bytes }]);
+        enqueue(device, &tables, &stream, vec![Copy { from, to, bytes }], "a copy within the device");
         Ok(())
     })
 }
@@ -111,8 +129,13 @@ pub extern "C" fn cuMemsetD8Async(to: u64, value: c_uchar, bytes: usize, stream:
     call("cuMemsetD8Async", |device| {
         let mut tables = device.tables();
         let stream = tables.stream(device, stream)?;
-        let memory = Arc::clone(tables.memory(&range(to as usize, bytes)?).ok_or(INVALID_VALUE)?);
-        stream.enqueue(&tables, Work::Fill { memory, to: to as usize, value, bytes });
+        let range = range(to as usize, bytes)?;
+        let memory = Arc::clone(tables.memory(&range).ok_or(INVALID_VALUE)?);
+        stream.enqueue(&tables, |checker| {
+            let op = checker.enqueue(device.ordinal, stream.number, "a fill".into(), false);
+            checker.access(&op, range, Use::Write, None);
+            Work::Fill { memory, to: to as usize, value, bytes }
+        });
         Ok(())
     })
 }
@@ -201,7 +224,7 @@ impl Batch {
         if copies.iter().any(|copy| matches!(copy.from, Place::Taken(_))) {
             device.calls.add(HOST_WAITS, 1);
         }
-        enqueue(device, &mut tables, &stream, copies);
+        enqueue(device, &tables, &stream, copies, "a batch of copies");
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{answer, call, giving_back};
 use crate::device::*;
-use crate::module::{Function, Launching, Module, twin};
+use crate::module::{Function, Late, Launching, Module, twin};
 use crate::stream::Work;
 
 /// Takes PTX only: there is nothing here that could run a cubin.
@@ -45,7 +45,7 @@ pub extern "C" fn cuModuleUnload(module: usize) -> u32 {
         let mut tables = device.tables();
         let unloaded = tables.modules.remove(&module).ok_or(INVALID_HANDLE)?;
         if Arc::strong_count(&unloaded) > 1 {
-            tables.violate("a module was unloaded while its kernels were still to run");
+            device.violate("a module was unloaded while its kernels were still to run");
         }
         tables.functions.retain(|_, function| function.module != module);
         Ok(())
@@ -96,7 +96,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
         let module = Arc::clone(tables.modules.get(&function.module).ok_or(INVALID_HANDLE)?);
         let Some(twin) = twin(&function.name) else {
             eprintln!("driver double: no twin is registered for kernel {}", function.name);
-            tables.violate(format!("kernel {} was launched, and has no twin", function.name));
+            device.violate(format!("kernel {} was launched, and has no twin", function.name));
             return Err(INVALID_DEVICE_FUNCTION);
         };
         if parameters.is_null() && !function.parameters.is_empty() {
@@ -108,8 +108,11 @@ pub unsafe extern "C" fn cuLaunchKernel(
         });
         let parameters = taken.collect();
         let name = function.name.clone();
-        let launching = Launching { name, twin, parameters, grid, block, shared_bytes, _module: module };
-        stream.enqueue(&tables, Work::Launch(launching));
+        stream.enqueue(&tables, |checker| {
+            let op = checker.enqueue(device.ordinal, stream.number, format!("kernel {name}"), false);
+            let late = Late::new(checker, op);
+            Work::Launch(Launching { name, twin, parameters, grid, block, shared_bytes, late, _module: module })
+        });
         Ok(())
     })
 }

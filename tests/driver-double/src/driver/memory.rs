@@ -1,11 +1,13 @@
 //! Device memory, and host memory that devices know.
 
 use std::ffi::{c_uint, c_void};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{answer, call, giving_back};
 use crate::calls::HOST_WAITS;
+use crate::checker::{Use, checker};
 use crate::device::*;
 use crate::memory::Memory;
 
@@ -42,14 +44,12 @@ pub unsafe extern "C" fn cuMemAlloc_v2(pointer: *mut u64, bytes: usize) -> u32 {
 pub extern "C" fn cuMemFree_v2(pointer: u64) -> u32 {
     giving_back("cuMemFree_v2", |device| {
         device.calls.add(HOST_WAITS, 1);
-        let mut tables = device.tables();
-        let Some(memory) = tables.allocations.remove(&(pointer as usize)) else {
-            tables.violate("device memory was freed that was not allocated");
+        let freed = device.tables().allocations.remove(&(pointer as usize));
+        let Some(memory) = freed else {
+            device.violate("device memory was freed that was not allocated");
             return Err(INVALID_VALUE);
         };
-        if tables.is_in_use(&memory.range()) {
-            tables.violate("device memory was freed under a copy");
-        }
+        gone(device, &memory.range(), "the host frees");
         if Arc::strong_count(&memory) > 1 {
             memory.poison(0xDD);
         }
@@ -79,11 +79,20 @@ pub extern "C" fn cuMemHostRegister_v2(start: *mut c_void, bytes: usize, _flags:
 pub extern "C" fn cuMemHostUnregister(start: *mut c_void) -> u32 {
     giving_back("cuMemHostUnregister", |device| {
         device.calls.add(HOST_WAITS, 1);
-        let (mut tables, start) = (device.tables(), start as usize);
-        let Some(bytes) = tables.registrations.remove(&start) else { return Err(NOT_REGISTERED) };
-        if tables.is_in_use(&(start..start + bytes)) {
-            tables.violate("host memory was unregistered under a copy");
-        }
+        let start = start as usize;
+        let removed = device.tables().registrations.remove(&start);
+        let bytes = removed.ok_or(NOT_REGISTERED)?;
+        gone(device, &(start..start + bytes), "the host unregisters");
         Ok(())
     })
+}
+
+/// Memory that nothing may be using any more; where the device has failed, nothing is.
+fn gone(device: &Device, range: &Range<usize>, what: &str) {
+    let has_failed = device.observed_health().is_err();
+    let mut checker = checker();
+    if !has_failed {
+        checker.host_access(device.ordinal, range, Use::Write, what);
+    }
+    checker.forget(range);
 }

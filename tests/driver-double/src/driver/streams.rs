@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{answer, call, giving_back};
 use crate::calls::HOST_WAITS;
+use crate::checker::checker;
 use crate::device::*;
 use crate::stream::{Event, Kind, Stream, Work};
 
@@ -30,22 +31,46 @@ pub unsafe extern "C" fn cuStreamCreateWithPriority(stream: *mut usize, flags: c
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamDestroy_v2(stream: usize) -> u32 {
     giving_back("cuStreamDestroy_v2", |device| {
-        device.tables().streams.remove(&stream).ok_or(INVALID_HANDLE)?.close();
+        let mut tables = device.tables();
+        let stream = tables.streams.remove(&stream).ok_or(INVALID_HANDLE)?;
+        stream.close();
+        tables.destroyed.push(stream);
         Ok(())
     })
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamQuery(stream: usize) -> u32 {
-    call("cuStreamQuery", |device| if device.stream(stream)?.is_idle() { device.health() } else { Err(NOT_READY) })
+    call("cuStreamQuery", |device| {
+        let is_idle = {
+            // Nothing may be enqueued between the answer and what it means.
+            let mut tables = device.tables();
+            let stream = tables.stream(device, stream)?;
+            let is_idle = stream.is_idle() && device.health().is_ok();
+            if is_idle {
+                checker().observe_streams([stream.number].into_iter());
+            }
+            is_idle
+        };
+        device.observed_health()?;
+        if is_idle { Ok(()) } else { Err(NOT_READY) }
+    })
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamSynchronize(stream: usize) -> u32 {
     call("cuStreamSynchronize", |device| {
         device.calls.add(HOST_WAITS, 1);
-        device.stream(stream)?.drain();
-        device.health()
+        let (stream, clock) = {
+            let mut tables = device.tables();
+            let stream = tables.stream(device, stream)?;
+            let clock = checker().record(stream.number);
+            (stream, clock)
+        };
+        stream.drain();
+        device.observed_health()?;
+        checker().observe(&clock);
+        Ok(())
     })
 }
 
@@ -57,7 +82,10 @@ pub extern "C" fn cuStreamWaitEvent(stream: usize, event: usize, _flags: c_uint)
         let stream = tables.stream(device, stream)?;
         // An event that was never recorded is nothing to wait for.
         if let Some(mark) = event.last() {
-            stream.enqueue(&tables, Work::Wait(mark));
+            stream.enqueue(&tables, |checker| {
+                checker.wait(stream.number, &mark.clock);
+                Work::Wait(mark)
+            });
         }
         Ok(())
     })
@@ -85,7 +113,7 @@ pub extern "C" fn cuEventRecord(event: usize, stream: usize) -> u32 {
         // Of this device: an event is recorded in streams of its own context only.
         let event = tables.events.get(&event).cloned().ok_or(INVALID_HANDLE)?;
         let stream = tables.stream(device, stream)?;
-        stream.enqueue(&tables, Work::Record(event.record()));
+        stream.enqueue(&tables, |checker| Work::Record(event.record(checker.record(stream.number))));
         Ok(())
     })
 }
@@ -98,8 +126,12 @@ pub extern "C" fn cuEventRecordWithFlags(event: usize, stream: usize, _flags: c_
 #[unsafe(no_mangle)]
 pub extern "C" fn cuEventQuery(event: usize) -> u32 {
     call("cuEventQuery", |device| match device.event(event)?.last() {
-        Some(mark) if !mark.is_passed() => Err(NOT_READY),
-        _ => device.health(),
+        Some(mark) if mark.is_passed() => {
+            checker().observe(&mark.clock);
+            device.observed_health()
+        }
+        Some(_) => device.observed_health().and(Err(NOT_READY)),
+        None => Ok(()),
     })
 }
 
@@ -109,8 +141,10 @@ pub extern "C" fn cuEventSynchronize(event: usize) -> u32 {
         device.calls.add(HOST_WAITS, 1);
         if let Some(mark) = device.event(event)?.last() {
             mark.wait(device);
+            device.observed_health()?;
+            checker().observe(&mark.clock);
         }
-        device.health()
+        Ok(())
     })
 }
 
