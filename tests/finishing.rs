@@ -40,7 +40,7 @@ struct Cuda {
 impl Cuda {
     /// Device `ordinal` of the double, for one test; or the real one. `None` where neither is to be had, which is said.
     fn find(ordinal: u32) -> Option<Cuda> {
-        if std::env::var_os("FARFEED_TEST_GPU").is_some() {
+        if farfeed_driver_double::on_gpu() {
             return Some(Cuda { device: Device::cuda(0).unwrap(), double: None });
         }
         let double = Double::load();
