@@ -21,12 +21,12 @@ help:
 	@echo
 	@echo "make wheel    a portable wheel of the Python package, in $(WHEELS)"
 	@echo
-	@echo "steps of make test: setup format lint unit docs examples python"
+	@echo "steps of make test: setup format lint unit docs examples kernels python"
 
 # One after the other, in this order, whatever -j says: they share cargo's lock anyway.
 .PHONY: test
 test:
-	@for step in setup format lint unit docs examples python; do $(MAKE) --no-print-directory $$step; done
+	@for step in setup format lint unit docs examples kernels python; do $(MAKE) --no-print-directory $$step; done
 	@echo "== all passed"
 
 .PHONY: setup
@@ -85,6 +85,14 @@ examples:
 	    timeout $(EXAMPLE_TIMEOUT) cargo run --quiet --all-features --example $$example \
 	        || { echo "example $$example failed (exit status $$?; 124: longer than $(EXAMPLE_TIMEOUT) s)"; exit 1; }; \
 	done
+
+# NVRTC compiles without a GPU: what is committed must be what the source gives.
+KERNELS_HOME := $(or $(CARGO_TARGET_DIR),target)/tmp/kernels
+.PHONY: kernels
+kernels:
+	@echo "== kernels"
+	@sh tests/kernels/setup.sh $(KERNELS_HOME)
+	@for source in $$(find src -name '*.cu'); do $(KERNELS_HOME)/venv/bin/python tests/kernels/compile.py $$source || exit 1; done
 
 # The extension that cargo's tests have built, beside the package's sources, in an environment of its own: nothing is installed elsewhere.
 TARGET := $(or $(CARGO_TARGET_DIR),target)

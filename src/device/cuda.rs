@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
+use super::finish::cuda::CudaSteps;
+use super::finish::{Finishing, Turn};
 use super::home::Home;
 use super::pace::Pace;
 use super::slot::{Place, stranger};
@@ -102,6 +104,7 @@ impl CudaBackend {
             spare: Vec::with_capacity(slots),
             together: Together::new(context.driver(), self.one_by_one),
             pinned: Some(pinned),
+            steps: CudaSteps::default(),
             copies,
             seat: Seat { attached: None, context },
         })
@@ -149,7 +152,7 @@ struct InFlight {
     holds: Vec<CopyHold>,
 }
 
-/// The copy engine of one GPU. Fields are dropped in this order: copies, slots, pinned memory, stream.
+/// The copy engine of one GPU. Fields are dropped in this order: copies, slots, pinned memory, steps, stream.
 struct CudaEngine {
     /// Batches being copied, oldest first.
     in_flight: VecDeque<InFlight>,
@@ -171,6 +174,7 @@ struct CudaEngine {
     together: Together,
     /// `None` only at the end of a teardown that gave it up.
     pinned: Option<PinnedSlab>,
+    steps: CudaSteps,
     copies: RawStream,
     seat: Seat,
 }
@@ -304,6 +308,16 @@ impl Engine for CudaEngine {
         slot.put(&self.seat, to, bytes, &mut self.together)
     }
 
+    fn prepare(&mut self, steps: &[Finishing]) -> Result<()> {
+        self.steps = CudaSteps::new(&self.seat.context, steps, Instant::now() + LANDING_PATIENCE)?;
+        Ok(())
+    }
+
+    fn finish(&mut self, slot: &mut DeviceSlot, turn: Turn) -> Result<()> {
+        let slot = opened(slot, &self.home, self.pinned.as_ref())?;
+        slot.finish(&self.seat.enter()?, &self.steps, turn, &mut self.together)
+    }
+
     fn seal(&mut self, slot: &mut DeviceSlot, holds: Vec<CopyHold>) -> Result<()> {
         let slot = ours(slot, &self.home)?;
         let number = self.batches + 1;
@@ -348,6 +362,7 @@ impl Drop for CudaEngine {
             self.in_flight.drain(..).for_each(std::mem::forget);
             self.unfinished.drain(..).for_each(std::mem::forget);
             std::mem::forget(self.pinned.take());
+            std::mem::forget(std::mem::take(&mut self.steps));
         }
         self.free.extend(self.arrivals.try_iter());
         self.free.iter_mut().for_each(|slot| slot.free_by = Some(deadline));

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
+use super::finish::host::HostSteps;
+use super::finish::{Finishing, Turn};
 use super::home::Home;
 use super::slot::{Place, stranger};
 use super::{Backend, DeviceSlot, Engine, Segment, Wake};
@@ -28,7 +30,7 @@ impl Backend for HostBackend {
         // The first batch should not wait for the kernel to find and clear huge pages; slots that are generous beyond reason stay lazy.
         let touch = slots.saturating_mul(slot_bytes) <= slab.pages() * slab.page_bytes();
         let free = (0..slots).map(|_| HostSlot::new(slot_bytes, touch)).collect::<Result<_>>()?;
-        Ok(Box::new(HostEngine { free, arrivals, home, spare: Vec::new() }))
+        Ok(Box::new(HostEngine { free, arrivals, home, steps: HostSteps::default(), spare: Vec::new() }))
     }
 }
 
@@ -76,6 +78,7 @@ struct HostEngine {
     free: VecDeque<HostSlot>,
     arrivals: Receiver<HostSlot>,
     home: Arc<Home<HostSlot>>,
+    steps: HostSteps,
     /// The last list of holds, to be used again.
     spare: Vec<CopyHold>,
 }
@@ -105,6 +108,17 @@ impl Engine for HostEngine {
 
     fn put(&mut self, slot: &mut DeviceSlot, to: usize, bytes: &[u8]) -> Result<()> {
         self.ours(slot)?.write(to, bytes)
+    }
+
+    fn prepare(&mut self, steps: &[Finishing]) -> Result<()> {
+        self.steps = HostSteps::new(steps);
+        Ok(())
+    }
+
+    fn finish(&mut self, slot: &mut DeviceSlot, turn: Turn) -> Result<()> {
+        let slot = self.ours(slot)?;
+        let bytes = slot.bytes;
+        self.steps.run(&mut slot.memory[..bytes], turn)
     }
 
     fn seal(&mut self, slot: &mut DeviceSlot, mut holds: Vec<CopyHold>) -> Result<()> {

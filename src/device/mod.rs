@@ -11,6 +11,7 @@
 
 #[cfg(feature = "cuda")]
 mod cuda;
+mod finish;
 mod home;
 mod host;
 #[cfg(all(feature = "cuda", feature = "measure"))]
@@ -24,9 +25,10 @@ mod slot;
 
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::memory::{CopyHold, Slab};
 pub use crate::sys::stream::RawStream;
+pub use finish::{Arrangement, Finishing, Pictures, Real, Turn, Widening};
 pub use home::Wake;
 pub use probe::{DeviceFacts, DriverFacts, copy_rate, probe};
 pub use selection::Device;
@@ -100,6 +102,27 @@ pub trait Engine: Send {
     /// # Errors
     /// As [`Engine::copy`].
     fn put(&mut self, slot: &mut DeviceSlot, to: usize, bytes: &[u8]) -> Result<()>;
+
+    /// Makes ready for steps, which [`Engine::finish`] then knows by their places in the list. Called once, before the first batch.
+    ///
+    /// # Errors
+    /// `Unsupported` from an engine that has no steps; `Device` when the kernels or their tables cannot be loaded.
+    fn prepare(&mut self, steps: &[Finishing]) -> Result<()> {
+        if steps.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Unsupported, "this device does not finish columns"))
+    }
+
+    /// Enqueues a step behind what was copied into the slot so far.
+    ///
+    /// # Errors
+    /// `Config` for a step that was not prepared, a region that passes the slot's end, meets the other one or begins within an
+    /// element, or a slot of another engine; `Device`.
+    fn finish(&mut self, slot: &mut DeviceSlot, turn: Turn) -> Result<()> {
+        let _ = slot;
+        Err(finish::unprepared(turn.step))
+    }
 
     /// No more copies for this batch: `holds` are kept until all of them are complete, then dropped. Whoever fills one slot over a long
     /// time may copy more and seal again: each time the holds of what was copied since.

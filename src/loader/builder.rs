@@ -106,18 +106,26 @@ pub struct Tokens {
     pub(super) dtype: Dtype,
     pub(super) tokens: usize,
     pub(super) overlap: usize,
+    pub(super) widen: Option<Dtype>,
 }
 
 impl Tokens {
     /// Samples of `tokens` tokens, one after the other: a batch is `[B, T]`.
     pub fn new(dtype: Dtype, tokens: usize) -> Self {
-        Tokens { dtype, tokens, overlap: 0 }
+        Tokens { dtype, tokens, overlap: 0, widen: None }
     }
 
     /// Each sample also brings the first token of the next one: a batch is `[B, T + 1]`, inputs and targets in one.
     #[must_use]
     pub fn with_next(mut self) -> Self {
         self.overlap = 1;
+        self
+    }
+
+    /// They travel as they are stored, and are made wider on the device: see [`Field::widen`].
+    #[must_use]
+    pub fn widen(mut self, to: Dtype) -> Self {
+        self.widen = Some(to);
         self
     }
 }

@@ -1,10 +1,14 @@
 //! Fields as the user asks for them, and columns as a batch holds them.
 
+use super::finishing::{Finished, Normalize, Steps};
 use crate::dataset::{Dtype, FieldId};
 
 /// How a field's bytes become a column.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Field(pub(super) Kind);
+#[derive(Clone, Debug, PartialEq)]
+pub struct Field {
+    pub(super) kind: Kind,
+    pub(super) steps: Steps,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -18,28 +22,67 @@ pub(super) enum Kind {
 impl Field {
     /// The bytes as they are: a ragged column of `u8` (`values`, and `offsets` as int64 of length B + 1).
     pub fn bytes() -> Self {
-        Field(Kind::Bytes)
+        Field::of(Kind::Bytes)
     }
 
     /// A decimal number in ASCII, as WebDataset's `.cls` holds it: a dense int64 column of shape `[B]`.
     pub fn int() -> Self {
-        Field(Kind::Int)
+        Field::of(Kind::Int)
     }
 
     /// A decimal number in ASCII: a dense float64 column of shape `[B]`.
     pub fn float() -> Self {
-        Field(Kind::Float)
+        Field::of(Kind::Float)
     }
 
     /// A JSON document: ragged bytes, checked to be well-formed.
     pub fn json() -> Self {
-        Field(Kind::Json)
+        Field::of(Kind::Json)
     }
 
     /// Numbers of a fixed type and shape: a dense column of shape `[B, shape…]`. The field's bytes are either exactly the
     /// elements, little-endian, in C order, or a `.npy` file of this type and shape.
     pub fn array(dtype: Dtype, shape: &[usize]) -> Self {
-        Field(Kind::Array { dtype, shape: shape.to_vec() })
+        Field::of(Kind::Array { dtype, shape: shape.to_vec() })
+    }
+
+    /// An array's integers made wider on the device, behind their copy: tokens travel as uint16, and embeddings want int64.
+    ///
+    /// uint8 and uint16 become int32 or int64, uint32 and int32 become int64; anything else is refused by `build`.
+    #[must_use]
+    pub fn widen(mut self, to: Dtype) -> Self {
+        self.steps.widen = Some(to);
+        self
+    }
+
+    /// An array of pictures `[…, H, W, C]` made into `[…, C, H, W]` on the device.
+    #[must_use]
+    pub fn channels_first(mut self) -> Self {
+        self.steps.channels_first = true;
+        self
+    }
+
+    /// An array of bytes made into reals on the device: scaled to 0…1, less the mean, by the deviation.
+    ///
+    /// The last extent of its shape is the channels; together with [`Field::channels_first`] they then go first, in the same pass.
+    ///
+    /// ```
+    /// use farfeed::dataset::Dtype;
+    /// use farfeed::loader::{Field, Normalize};
+    ///
+    /// let pictures = Field::array(Dtype::U8, &[224, 224, 3]) // 150,528 bytes travel for each
+    ///     .channels_first()
+    ///     .normalize(Normalize::imagenet().to(Dtype::F16)); // a column of float16, [B, 3, 224, 224]
+    /// # let _ = pictures;
+    /// ```
+    #[must_use]
+    pub fn normalize(mut self, normalize: Normalize) -> Self {
+        self.steps.normalize = Some(normalize);
+        self
+    }
+
+    fn of(kind: Kind) -> Self {
+        Field { kind, steps: Steps::default() }
     }
 }
 
@@ -49,6 +92,10 @@ pub(super) struct ColumnSpec {
     pub(super) name: String,
     pub(super) field: FieldId,
     pub(super) kind: Kind,
+    /// What an array becomes on the device.
+    pub(super) finished: Option<Finished>,
+    /// The place of that step among those of all columns.
+    pub(super) step: usize,
 }
 
 impl ColumnSpec {
@@ -58,7 +105,11 @@ impl ColumnSpec {
         match &self.kind {
             Kind::Bytes | Kind::Json => align(payload).saturating_add(align((rows + 1) * 8)),
             Kind::Int | Kind::Float => align(rows * 8),
-            Kind::Array { dtype, shape } => align(rows.saturating_mul(element_bytes(*dtype, shape))),
+            Kind::Array { dtype, shape } => {
+                let landed = align(rows.saturating_mul(element_bytes(*dtype, shape)));
+                let bytes = self.finished.as_ref().map(|finished| finished.finishing.finished_bytes() as u64);
+                landed.saturating_add(bytes.map_or(0, |bytes| align(rows.saturating_mul(bytes))))
+            }
         }
     }
 }

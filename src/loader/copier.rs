@@ -170,6 +170,7 @@ impl Copier {
             rows.fill(number, &column, engine, &mut slot)?;
             layout.push(column);
         }
+        rows.finish(&layout, engine, &mut slot)?;
         let (payload, left_out) = (rows.payload(), rows.left_out());
         let (epoch, index) = (rows.plan().epoch, rows.plan().batch);
         let (rows, holds, used) = rows.into_parts(engine.spare_holds());

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::column::{ColumnSpec, Kind as ColumnKind};
 use super::run::lock;
 use super::{ByteSize, Loader, OnError};
 use crate::schedule::write_wrapped;
@@ -26,7 +27,8 @@ impl fmt::Display for Explained<'_> {
             ("copies", self.copies_text()),
             ("threads", self.threads_text()),
         ];
-        for (label, text) in sections {
+        let finishing = self.finishing_text();
+        for (label, text) in sections.into_iter().chain(finishing.map(|text| ("finishing", text))) {
             writeln!(f)?;
             write_wrapped(f, label, &text)?;
         }
@@ -85,6 +87,18 @@ impl Explained<'_> {
             OnError::Fail => format!("{found}; a bad one is an error{excluded}"),
             OnError::Skip { limit } => format!("{found}; bad ones are left out, at most {limit} in an epoch{excluded}"),
         }
+    }
+
+    fn finishing_text(&self) -> Option<String> {
+        let step = |column: &ColumnSpec| {
+            let (ColumnKind::Array { dtype, shape }, Some(finished)) = (&column.kind, &column.finished) else {
+                return None;
+            };
+            let (from, to) = (dtype.name(), finished.dtype.name());
+            Some(format!("'{}' travels as {from} {shape:?} and becomes {to} {:?}", column.name, finished.shape))
+        };
+        let steps: Vec<_> = self.0.parts.columns.iter().filter_map(step).collect();
+        (!steps.is_empty()).then(|| format!("on the device, {}", steps.join("; ")))
     }
 
     fn copies_text(&self) -> String {

@@ -11,6 +11,7 @@ mod builder;
 mod column;
 mod copier;
 mod explain;
+mod finishing;
 mod indexing;
 #[cfg(all(feature = "cuda", feature = "measure"))]
 mod measured;
@@ -40,6 +41,7 @@ pub use batch::{Batch, Dense, Ragged};
 pub use builder::{BuildStep, ByteSize, LoaderBuilder, Tokens};
 pub use column::{Column, Field};
 pub use explain::Explained;
+pub use finishing::Normalize;
 pub use indexing::{IndexProgress, index_location};
 pub use peek::Peek;
 pub use quarantine::{OnError, Quarantine, Quarantined};

@@ -11,6 +11,7 @@ use crossbeam_channel::bounded;
 use super::admission::Limits;
 use super::builder::{BuildStep, ByteSize, LoaderBuilder};
 use super::column::{ColumnSpec, Field, Kind as ColumnKind};
+use super::finishing::Finished;
 use super::indexing::{find_or_make, listed_keys, read_head};
 use super::quarantine::Ledger;
 use super::run::{Parts, lock};
@@ -71,7 +72,7 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
         false => Slab::near(slab_bytes, page_bytes, backend.host_node())?,
     };
     let (returned, slot_returned) = bounded::<()>(1);
-    let engine = backend.open(
+    let mut engine = backend.open(
         &slab,
         slots,
         slot_bytes,
@@ -79,6 +80,8 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
             let _ = returned.try_send(());
         }),
     )?;
+    let steps: Vec<_> = columns.iter().filter_map(|column| Some(column.finished.as_ref()?.finishing.clone())).collect();
+    engine.prepare(&steps)?;
     let note = Mutex::new(engine.note());
     let sources = objects.iter().zip(dataset.shards()).map(|(object, shard)| object.source(Some(shard.size))).collect();
     let names = columns.iter().map(|column| column.name.clone()).collect();
@@ -316,9 +319,26 @@ fn columns(options: &LoaderBuilder, dataset: &Dataset, excluded: &[SampleId]) ->
             )
             .advice("leave the field out, or these samples: name them to `quarantine`"));
         }
-        columns.push(ColumnSpec { name, field: id, kind: field.0 });
+        let finished = finished(options, &name, &field)?;
+        let step = columns.iter().filter(|column| column.finished.is_some()).count();
+        columns.push(ColumnSpec { name, field: id, kind: field.kind, finished, step });
     }
     Ok(columns)
+}
+
+/// What a column becomes on the device, if anything.
+fn finished(options: &LoaderBuilder, name: &str, field: &Field) -> Result<Option<Finished>> {
+    let mut steps = field.steps.clone();
+    if steps.is_none() && name == "tokens" {
+        steps.widen = options.tokens.and_then(|tokens| tokens.widen);
+    }
+    let finished = match &field.kind {
+        ColumnKind::Array { dtype, shape } => steps.of_array(*dtype, shape),
+        _ if steps.is_none() => Ok(None),
+        _ => Err(Error::new(Kind::Config, "only arrays are finished on the device")
+            .advice("ask for the field as an array, or leave the steps out")),
+    };
+    finished.map_err(|error| error.within(format!("field '{name}'")))
 }
 
 /// What suits all stores: the largest requests' size and the smallest gap.
@@ -448,6 +468,13 @@ fn slots(options: &LoaderBuilder, columns: &[ColumnSpec], largest: &LargestBatch
     if options.batches_ahead > BATCHES_AHEAD_MAX {
         let what = format!("{} batches ahead, at most {BATCHES_AHEAD_MAX} can be", options.batches_ahead);
         return Err(Error::new(Kind::Config, what).advice("two or three are enough"));
+    }
+    for ColumnSpec { name, finished, .. } in columns {
+        let rows_max = finished.as_ref().map_or(usize::MAX, |finished| finished.finishing.rows_max());
+        if largest.rows > rows_max {
+            let what = format!("field '{name}': {} rows are finished at a time, {rows_max} can be", largest.rows);
+            return Err(Error::new(Kind::Config, what).advice("lower batch_size"));
+        }
     }
     let payloads = columns.iter().zip(&largest.payloads);
     let slot_bytes = payloads.map(|(column, payload)| column.slot_bytes(largest.rows, *payload));

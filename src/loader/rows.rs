@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::fmt;
 
 use super::column::{Column, ColumnSpec, Kind as ColumnKind, align, element_bytes};
+use super::finishing::Finished;
 use super::value;
 use crate::dataset::{Dataset, Dtype, Extent, SampleId};
-use crate::device::{DeviceSlot, Engine, Segment};
+use crate::device::{DeviceSlot, Engine, Segment, Turn};
 use crate::error::{Error, Kind, Result};
 use crate::memory::{CopyHold, Landed};
 use crate::schedule::{BatchPlan, Piece};
@@ -197,10 +198,18 @@ impl<'a> Rows<'a> {
                 Column::Dense { dtype, shape: vec![rows], at: begin as usize, len: rows * 8 }
             }
             ColumnKind::Array { dtype, shape } => {
-                let len = rows as u64 * element_bytes(*dtype, shape);
-                *at = begin + align(len);
+                let landed = rows as u64 * element_bytes(*dtype, shape);
+                *at = begin + align(landed);
+                let (dtype, shape, len) = match &spec.finished {
+                    None => (*dtype, shape, landed),
+                    Some(Finished { finishing, dtype, shape }) => {
+                        let len = rows as u64 * finishing.finished_bytes() as u64;
+                        *at += align(len);
+                        (*dtype, shape, len)
+                    }
+                };
                 let shape = std::iter::once(rows).chain(shape.iter().copied()).collect();
-                Column::Dense { dtype: *dtype, shape, at: begin as usize, len: len as usize }
+                Column::Dense { dtype, shape, at: begin as usize, len: len as usize }
             }
         };
         if *at > slot_bytes as u64 {
@@ -228,8 +237,9 @@ impl<'a> Rows<'a> {
                 bytes.extend(kept.iter().flat_map(|row| parsed[number][*row].to_le_bytes()));
                 engine.put(slot, *at, bytes)
             }
-            (ColumnKind::Array { dtype, shape }, Column::Dense { at, .. }) => {
-                self.gather_array(number, element_bytes(*dtype, shape), *at, engine, slot)
+            (ColumnKind::Array { dtype, shape }, Column::Dense { at, len, .. }) => {
+                let to = if self.columns[number].finished.is_some() { landing(*at, *len) } else { *at };
+                self.gather_array(number, element_bytes(*dtype, shape), to, engine, slot)
             }
             (_, Column::Ragged { values_at, offsets_at, bounds, .. }) => {
                 self.gather_ragged(number, *values_at, engine, slot)?;
@@ -240,6 +250,17 @@ impl<'a> Rows<'a> {
             }
             _ => Err(Error::new(Kind::Config, "a ragged field in a dense column")),
         }
+    }
+
+    /// Enqueues the steps of columns that are to be finished, behind all copies: those are then issued together.
+    pub(super) fn finish(&self, layout: &[Column], engine: &mut dyn Engine, slot: &mut DeviceSlot) -> Result<()> {
+        for (spec, column) in self.columns.iter().zip(layout) {
+            if let (Some(_), Column::Dense { at, len, .. }) = (&spec.finished, column) {
+                let turn = Turn { step: spec.step, from: landing(*at, *len), to: *at, rows: self.count() };
+                engine.finish(slot, turn)?;
+            }
+        }
+        Ok(())
     }
 
     /// The numbers of the samples that are delivered, what holds their bytes (put behind `holds`), and what the next batch uses again.
@@ -325,6 +346,11 @@ impl<'a> Rows<'a> {
         self.scratch.segments = emptied(segments);
         copied
     }
+}
+
+/// Where what is to be finished lands: behind what it becomes.
+fn landing(at: usize, len: usize) -> usize {
+    at + align(len as u64) as usize
 }
 
 fn is_parsed(kind: &ColumnKind) -> bool {

@@ -7,7 +7,6 @@
 pub(crate) mod bare;
 mod copies;
 mod driver;
-#[allow(dead_code, reason = "finishing on the device comes next")]
 mod module;
 
 use std::ffi::c_void;
@@ -26,7 +25,6 @@ use crate::error::{Error, Kind, Result};
 pub(crate) use copies::{Copies, Together};
 use driver::{ALREADY_REGISTERED, Driver, NOT_READY};
 pub(crate) use driver::{Description, driver};
-#[allow(unused_imports, reason = "finishing on the device comes next")]
 pub(crate) use module::{Argument, Kernel, Module, launch};
 
 /// The primary context of a device, shared with every framework in this process.
@@ -326,6 +324,26 @@ impl DeviceMemory {
     /// Bytes allocated.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// New memory that begins as `bytes`; waits until they are there.
+    ///
+    /// # Errors
+    /// `Stalled` after `deadline`; `Device`.
+    pub(crate) fn of_bytes(context: &Arc<Context>, bytes: &[u8], deadline: Instant) -> Result<DeviceMemory> {
+        let memory = DeviceMemory::new(context, bytes.len())?;
+        let stream = new_stream(context)?;
+        let entered = context.enter()?;
+        let (to, handle) = (memory.pointer, stream.handle() as CUstream);
+        // SAFETY: as many bytes as were allocated. They are pageable, so that the driver takes them before it returns.
+        let code =
+            unsafe { (entered.calls().cuMemcpyHtoDAsync_v2)(to, bytes.as_ptr().cast::<c_void>(), bytes.len(), handle) };
+        entered.check(code, "copying to the device")?;
+        if wait_until(deadline, || stream_idle(&entered, &stream))? {
+            return Ok(memory);
+        }
+        std::mem::forget(memory);
+        Err(Error::new(Kind::Stalled, format!("{} bytes did not reach the device", bytes.len())))
     }
 
     /// Reads `bytes` at `at` back, in a stream of its own: what must come first has been waited for by the caller.

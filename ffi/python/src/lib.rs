@@ -7,6 +7,7 @@ mod command;
 mod dlpack;
 mod emulate;
 mod errors;
+mod finishing;
 mod loader;
 mod options;
 mod ours;
@@ -28,6 +29,8 @@ mod _farfeed {
     use crate::dlpack::Column;
     #[pymodule_export]
     use crate::emulate::Server;
+    #[pymodule_export]
+    use crate::finishing::Normalize;
     #[pymodule_export]
     use crate::loader::{Epoch, Loader};
     #[pymodule_export]

@@ -10,6 +10,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use crate::errors::{config, or_raise};
+use crate::finishing::{Normalize, Steps};
 use crate::waiting::detached;
 
 /// How a field's bytes become a column. Made by Bytes(), Int(), Float(), Json() and Array().
@@ -24,7 +25,7 @@ pub(crate) struct Field {
 #[derive(Clone, PartialEq)]
 enum Written {
     Plain(&'static str),
-    Array(Dtype, Vec<usize>),
+    Array(Dtype, Vec<usize>, Steps),
 }
 
 #[pymethods]
@@ -32,7 +33,9 @@ impl Field {
     fn __repr__(&self) -> String {
         match &self.written {
             Written::Plain(name) => format!("{name}()"),
-            Written::Array(dtype, shape) => format!("Array('{}', {})", dtype.name(), tuple(shape)),
+            Written::Array(dtype, shape, steps) => {
+                format!("Array('{}', {}{})", dtype.name(), tuple(shape), steps.shown())
+            }
         }
     }
 
@@ -40,8 +43,10 @@ impl Field {
         let package = py.import("farfeed")?;
         match &self.written {
             Written::Plain(name) => (package.getattr(*name)?, ()).into_pyobject(py).map(Bound::into_any),
-            Written::Array(dtype, shape) => {
-                (package.getattr("Array")?, (dtype.name(), shape.clone())).into_pyobject(py).map(Bound::into_any)
+            Written::Array(dtype, shape, steps) => {
+                let (widen, channels_first, normalize) = steps.keywords();
+                let arguments = (dtype.name(), shape.clone(), widen, channels_first, normalize);
+                (package.getattr("Array")?, arguments).into_pyobject(py).map(Bound::into_any)
             }
         }
     }
@@ -79,17 +84,32 @@ pub(crate) fn json() -> Field {
 ///
 /// The field's bytes are either exactly the elements, little-endian and in C order, or a .npy file of this type and shape. `dtype` is a
 /// name such as "float32", or numpy's or torch's type of that name.
+///
+/// What follows is done on the device, behind the copy; what travels stays small, and the column has the type and shape of what comes out.
+/// `widen` makes integers wider: uint8 and uint16 to int32 or int64, uint32 and int32 to int64. `channels_first` makes [..., H, W, C] into
+/// [..., C, H, W]. `normalize` makes uint8 into reals; both together are one pass.
 #[pyfunction]
-#[pyo3(name = "Array")]
-pub(crate) fn array(py: Python<'_>, dtype: &Bound<'_, PyAny>, shape: Vec<usize>) -> PyResult<Field> {
+#[pyo3(name = "Array", signature = (dtype, shape, widen = None, channels_first = false, normalize = None))]
+pub(crate) fn array(
+    py: Python<'_>,
+    dtype: &Bound<'_, PyAny>,
+    shape: Vec<usize>,
+    widen: Option<&Bound<'_, PyAny>>,
+    channels_first: bool,
+    normalize: Option<Normalize>,
+) -> PyResult<Field> {
     let dtype = dtype_of(py, dtype)?;
-    Ok(Field { field: farfeed::Field::array(dtype, &shape), written: Written::Array(dtype, shape) })
+    let widen = widen.map(|to| dtype_of(py, to)).transpose()?;
+    let steps = Steps { widen, channels_first, normalize };
+    let field = steps.meant(farfeed::Field::array(dtype, &shape));
+    Ok(Field { field, written: Written::Array(dtype, shape, steps) })
 }
 
 /// How token files are cut into samples: `tokens` of type `dtype` each.
 ///
 /// A batch is one dense column "tokens" of shape [B, tokens]; with `with_next` it is [B, tokens + 1], each sample bringing the first token
-/// of the next one: inputs and targets in one.
+/// of the next one: inputs and targets in one. With `widen` they travel as they are stored and become that type on the device: embeddings
+/// want int64.
 #[pyclass(module = "farfeed", frozen, eq, from_py_object)]
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) struct Tokens {
@@ -100,14 +120,28 @@ pub(crate) struct Tokens {
     /// Whether each sample also brings the first token of the next one.
     #[pyo3(get)]
     with_next: bool,
+    widen: Option<Dtype>,
 }
 
 #[pymethods]
 impl Tokens {
     #[new]
-    #[pyo3(signature = (dtype, tokens, with_next = false))]
-    fn new(py: Python<'_>, dtype: &Bound<'_, PyAny>, tokens: usize, with_next: bool) -> PyResult<Self> {
-        Ok(Tokens { dtype: dtype_of(py, dtype)?, tokens, with_next })
+    #[pyo3(signature = (dtype, tokens, with_next = false, widen = None))]
+    fn new(
+        py: Python<'_>,
+        dtype: &Bound<'_, PyAny>,
+        tokens: usize,
+        with_next: bool,
+        widen: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let widen = widen.map(|to| dtype_of(py, to)).transpose()?;
+        Ok(Tokens { dtype: dtype_of(py, dtype)?, tokens, with_next, widen })
+    }
+
+    /// Name of the type that they become on the device, if they are widened.
+    #[getter]
+    fn widen(&self) -> Option<&'static str> {
+        self.widen.map(Dtype::name)
     }
 
     /// Name of the type of a token.
@@ -118,17 +152,19 @@ impl Tokens {
 
     fn __repr__(&self) -> String {
         let next = if self.with_next { ", with_next=True" } else { "" };
-        format!("Tokens('{}', {}{next})", self.dtype.name(), self.tokens)
+        let widen = self.widen.map(|to| format!(", widen='{}'", to.name())).unwrap_or_default();
+        format!("Tokens('{}', {}{next}{widen})", self.dtype.name(), self.tokens)
     }
 
-    fn __getnewargs__(&self) -> (&'static str, usize, bool) {
-        (self.dtype.name(), self.tokens, self.with_next)
+    fn __getnewargs__(&self) -> (&'static str, usize, bool, Option<&'static str>) {
+        (self.dtype.name(), self.tokens, self.with_next, self.widen())
     }
 }
 
 impl Tokens {
     pub(crate) fn meant(self) -> farfeed::Tokens {
         let tokens = farfeed::Tokens::new(self.dtype, self.tokens);
+        let tokens = self.widen.map_or(tokens, |to| tokens.widen(to));
         if self.with_next { tokens.with_next() } else { tokens }
     }
 }
@@ -364,7 +400,7 @@ pub(crate) fn location(url: &Bound<'_, PyAny>) -> PyResult<String> {
 }
 
 /// The type that `dtype` names: text, or numpy's or torch's type.
-fn dtype_of(py: Python<'_>, dtype: &Bound<'_, PyAny>) -> PyResult<Dtype> {
+pub(crate) fn dtype_of(py: Python<'_>, dtype: &Bound<'_, PyAny>) -> PyResult<Dtype> {
     let name = match dtype.extract::<String>() {
         Ok(name) => name,
         // numpy.dtype has a name, numpy.uint16 is a class, torch.uint16 has only its text.

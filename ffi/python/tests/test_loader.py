@@ -329,7 +329,9 @@ def test_a_probe_measures_the_link(tokens, tmp_path):
 def test_options_can_be_pickled_compared_and_read():
     for option in (
         farfeed.Bytes(), farfeed.Int(), farfeed.Float(), farfeed.Json(), farfeed.Array("float32", (3, 4)), farfeed.Array("uint8", (5,)),
-        farfeed.Tokens("uint16", 128), farfeed.Tokens("int32", 7, with_next=True), farfeed.Shuffle(7, 8), farfeed.Retry(idle=3.5), farfeed.Skip(4),
+        farfeed.Array("uint16", (5,), widen="int64"), farfeed.Array("uint8", (8, 6, 3), channels_first=True, normalize=farfeed.Normalize.imagenet("float16")),
+        farfeed.Normalize([0.1, 0.2], [0.3, 1e-7], "bfloat16"), farfeed.Normalize.scaled(), farfeed.Normalize([0.5], [2], channels_first=True),
+        farfeed.Tokens("uint16", 128), farfeed.Tokens("int32", 7, with_next=True), farfeed.Tokens("uint16", 7, widen="int64"), farfeed.Shuffle(7, 8), farfeed.Retry(idle=3.5), farfeed.Skip(4),
     ):
         again = pickle.loads(pickle.dumps(option))
         assert again == option and type(again) is type(option)

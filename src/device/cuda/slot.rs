@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use super::pinned::{PinnedSlab, Staging};
 use super::{LANDING_PATIENCE, Seat, TEARDOWN_PATIENCE};
-use crate::device::RawStream;
+use crate::device::finish::cuda::CudaSteps;
 use crate::device::slot::stranger;
+use crate::device::{RawStream, Turn};
 use crate::error::{Error, Kind, Result};
 use crate::sys::cuda::{self, Context, Copies, DeviceMemory, Entered, Event, Together};
 
@@ -264,6 +265,20 @@ impl CudaSlot {
         let memory = self.memory.as_ref().ok_or_else(stranger)?;
         self.unsealed = true;
         memory.issue(entered, &self.copies, &mut self.listed, together)
+    }
+
+    /// Issues what is listed, and a step behind it.
+    pub(super) fn finish(
+        &mut self,
+        entered: &Entered<'_>,
+        steps: &CudaSteps,
+        turn: Turn,
+        together: &mut Together,
+    ) -> Result<()> {
+        self.issue(entered, together)?;
+        let memory = self.memory.as_ref().ok_or_else(stranger)?;
+        self.unsealed = true;
+        steps.enqueue(entered, &self.copies, memory, turn)
     }
 
     /// Issues what is left, and records where the batch will have landed. It may be sealed again, after more copies.

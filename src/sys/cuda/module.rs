@@ -101,11 +101,6 @@ impl Argument {
     pub(crate) fn u32(value: u32) -> Argument {
         Argument(u64::from(value))
     }
-
-    /// A `float`.
-    pub(crate) fn f32(value: f32) -> Argument {
-        Argument(u64::from(value.to_bits()))
-    }
 }
 
 /// Enqueues a run of `kernel` in `stream`: `grid` blocks (x, y, z) of `block` threads. Returns before it has run.
