@@ -6,13 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
+use cudarc::driver::CudaStream;
 
 use super::slot::{Home, Place, stranger};
 use super::{Backend, DeviceSlot, Engine, RawStream, Segment, Wake};
 use crate::error::{Error, Kind, Result};
 use crate::memory::{CopyHold, Slab};
-use crate::sys::cuda::{self, Context, DeviceMemory, Entered, Event, Registration};
+use crate::sys::cuda::{self, Context, DeviceMemory, Entered, Event, Registration, StreamView};
 use crate::sys::map::{Chunk, Map};
+use crate::sys::plain::Plain;
 
 /// How long the host waits for a batch to land: a step, however long, and the copies behind it.
 const LANDING_PATIENCE: Duration = Duration::from_secs(30);
@@ -239,7 +241,20 @@ impl CudaSlot {
         self.memory.as_ref().map_or(0, DeviceMemory::pointer)
     }
 
+    /// Refuses a stream of another context.
+    pub(super) fn admit(&self, stream: &RawStream) -> Result<()> {
+        self.context.admit(stream)
+    }
+
+    /// Elements at `at`, for kernels in `stream`, which waits for the batch.
+    pub(super) fn view_in<T: Plain>(&self, at: usize, len: usize, stream: &Arc<CudaStream>) -> Result<StreamView<'_, T>> {
+        let view = self.memory.as_ref().ok_or_else(stranger)?.view(at, len, stream)?;
+        self.wait_on(stream.into())?;
+        Ok(view)
+    }
+
     pub(super) fn wait_on(&self, stream: RawStream) -> Result<()> {
+        self.admit(&stream)?;
         let entered = self.context.enter()?;
         let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
         if !consumers.contains(&stream) {
@@ -278,9 +293,9 @@ impl CudaSlot {
         }
         let mut streams = std::mem::take(self.consumers.get_mut().unwrap_or_else(PoisonError::into_inner));
         match stream {
-            Some(stream) => streams = vec![stream],
+            Some(stream) if !streams.contains(&stream) => streams.push(stream),
             None if streams.is_empty() => streams.push(RawStream::LEGACY_DEFAULT),
-            None => {}
+            _ => {}
         }
         while self.releases.len() < streams.len() {
             self.releases.push(Event::new(&self.context)?);

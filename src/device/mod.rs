@@ -20,6 +20,8 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::memory::{CopyHold, Slab};
+#[cfg(feature = "cuda")]
+pub use crate::sys::cuda::StreamView;
 pub use crate::sys::stream::RawStream;
 pub use probe::{DeviceFacts, DriverFacts, copy_rate, probe};
 pub use selection::Device;

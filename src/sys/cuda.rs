@@ -4,19 +4,23 @@
 //! user threads keep whatever context and capture mode they had.
 
 mod driver;
+mod view;
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cudarc::driver::CudaStream;
 use cudarc::driver::sys::{CU_MEMHOSTREGISTER_PORTABLE, CUstream_flags, CUstreamCaptureMode};
 use cudarc::driver::sys::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUevent_flags, CUstream};
 
+use super::plain::Plain;
 use super::stream::RawStream;
 use crate::error::{Error, Kind, Result};
 use driver::{ALREADY_REGISTERED, Driver, NOT_READY};
 pub(crate) use driver::{Description, driver};
+pub use view::StreamView;
 
 /// The primary context of a device, shared with every framework in this process.
 pub(crate) struct Context {
@@ -61,6 +65,21 @@ impl Context {
         // SAFETY: exchanges the calling thread's mode, one of the three of the enumeration.
         unsafe { (self.driver.calls.cuThreadExchangeStreamCaptureMode)(&mut capture) };
         Ok(Entered { context: self, capture, thread: PhantomData })
+    }
+
+    /// Refuses a stream that is known to belong to another context: its events could not be ours.
+    ///
+    /// # Errors
+    /// `Config`.
+    pub(crate) fn admit(&self, stream: &RawStream) -> Result<()> {
+        match stream.context() {
+            Some(context) if context != self.handle as usize => {
+                let context = format!("{stream:?} belongs to another context than the memory of cuda:{}", self.device);
+                Err(Error::new(Kind::Config, context)
+                    .advice("take a stream of CudaContext::new(ordinal), with the ordinal of the batch's device"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Bytes of device memory that are free, and that there are.
@@ -248,6 +267,20 @@ impl DeviceMemory {
     /// Bytes allocated.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// `len` elements at `at`, for kernels in `stream`. What must come first the caller has had the stream wait for, and whoever
+    /// writes to this memory next waits for the stream.
+    ///
+    /// # Errors
+    /// `Config` for a range outside this memory, or one that does not begin at a multiple of the elements' size.
+    pub(crate) fn view<T: Plain>(&self, at: usize, len: usize, stream: &Arc<CudaStream>) -> Result<StreamView<'_, T>> {
+        let end = len.checked_mul(size_of::<T>()).and_then(|bytes| at.checked_add(bytes));
+        if end.is_none_or(|end| end > self.bytes) || !at.is_multiple_of(align_of::<T>()) {
+            let context = format!("{len} elements of {} bytes at {at}, in {} bytes", size_of::<T>(), self.bytes);
+            return Err(Error::new(Kind::Config, context));
+        }
+        Ok(StreamView::new(self.pointer + at as u64, len, stream))
     }
 
     /// Enqueues copies of `pieces` (bytes, offset in this memory) in `stream`, neighbours on both sides as one.

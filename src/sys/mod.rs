@@ -9,6 +9,7 @@ pub mod bare;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 pub(crate) mod map;
+pub(crate) mod plain;
 pub(crate) mod ring;
 pub(crate) mod socket;
 pub(crate) mod stream;
