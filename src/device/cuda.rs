@@ -247,7 +247,12 @@ impl CudaSlot {
     }
 
     /// Elements at `at`, for kernels in `stream`, which waits for the batch.
-    pub(super) fn view_in<T: Plain>(&self, at: usize, len: usize, stream: &Arc<CudaStream>) -> Result<StreamView<'_, T>> {
+    pub(super) fn view_in<T: Plain>(
+        &self,
+        at: usize,
+        len: usize,
+        stream: &Arc<CudaStream>,
+    ) -> Result<StreamView<'_, T>> {
         let view = self.memory.as_ref().ok_or_else(stranger)?.view(at, len, stream)?;
         self.wait_on(stream.into())?;
         Ok(view)

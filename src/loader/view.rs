@@ -206,7 +206,11 @@ impl<T> fmt::Debug for View<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let element = std::any::type_name::<T>();
         let pointer = format_args!("{:#x}", self.pointer()).to_string();
-        f.debug_struct("View").field("element", &element).field("shape", &self.shape()).field("pointer", &pointer).finish()
+        f.debug_struct("View")
+            .field("element", &element)
+            .field("shape", &self.shape())
+            .field("pointer", &pointer)
+            .finish()
     }
 }
 
