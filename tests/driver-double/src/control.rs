@@ -6,7 +6,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::device::{CURRENT, Device, Work};
+use crate::calls::Calls;
+use crate::device::{CURRENT, Device, INVALID_VALUE};
+use crate::stream::Work;
+use crate::twin::{Launch, RawTwin};
 
 /// What the loaded library lets tests do; found by one symbol.
 #[repr(C)]
@@ -19,6 +22,12 @@ pub struct Control {
     live: extern "C" fn(u32) -> Live,
     violations: unsafe extern "C" fn(u32, *mut u8, usize) -> usize,
     contexts_on_this_thread: extern "C" fn() -> usize,
+    calls: unsafe extern "C" fn(u32, *mut u8, usize) -> usize,
+    reset_calls: extern "C" fn(u32),
+    calls_in_children: extern "C" fn() -> u64,
+    set_numa_node: extern "C" fn(u32, i64),
+    refuse_batches: extern "C" fn(u32),
+    twin: unsafe extern "C" fn(*const u8, usize, RawTwin),
 }
 
 /// What exists on a device at one moment.
@@ -75,6 +84,18 @@ impl Double {
         DoubleDevice { control: self.0, ordinal }
     }
 
+    /// Has `twin` run where a kernel called `name` is launched, on any device: in the stream's order, on the stream's
+    /// thread. A kernel without one is a violation, and its launch is refused.
+    pub fn twin(self, name: &str, twin: impl Fn(&Launch<'_>) + Send + Sync + 'static) {
+        // SAFETY: the name is taken before the call returns.
+        unsafe { (self.0.twin)(name.as_ptr(), name.len(), RawTwin::new(twin)) };
+    }
+
+    /// Driver calls that were made in processes forked off this one; each was refused.
+    pub fn calls_in_children(self) -> u64 {
+        (self.0.calls_in_children)()
+    }
+
     /// Contexts that are current on the calling thread.
     pub fn contexts_on_this_thread(self) -> usize {
         (self.0.contexts_on_this_thread)()
@@ -122,24 +143,62 @@ impl DoubleDevice {
 
     /// What has happened that must not happen, a line each; empty when all is well.
     pub fn violations(&self) -> String {
-        let mut text = vec![0; 4096];
+        self.text(self.control.violations)
+    }
+
+    /// Batches of copies are refused as not supported, as by a driver before 12.8.
+    pub fn refuse_batches(&self) {
+        (self.control.refuse_batches)(self.ordinal);
+    }
+
+    /// The host's NUMA node that the device is nearest to; -1 for none.
+    pub fn set_numa_node(&self, node: i64) {
+        (self.control.set_numa_node)(self.ordinal, node);
+    }
+
+    /// What was called since the process began, or since `reset_calls`.
+    pub fn calls(&self) -> Calls {
+        Calls::parse(&self.text(self.control.calls))
+    }
+
+    /// Counts from 0 again.
+    pub fn reset_calls(&self) {
+        (self.control.reset_calls)(self.ordinal);
+    }
+
+    fn text(&self, source: unsafe extern "C" fn(u32, *mut u8, usize) -> usize) -> String {
+        let mut text = vec![0; 16 << 10];
         // SAFETY: the library writes at most as many bytes as there are.
-        let written = unsafe { (self.control.violations)(self.ordinal, text.as_mut_ptr(), text.len()) };
+        let written = unsafe { source(self.ordinal, text.as_mut_ptr(), text.len()) };
         String::from_utf8_lossy(&text[..written]).into_owned()
     }
 }
 
 /// Found by `Double::load` in the library that it loads.
 #[unsafe(no_mangle)]
-pub static FARFEED_DRIVER_DOUBLE: Control =
-    Control { set_rate, fail_copy, refuse_registration, consume, drain, live, violations, contexts_on_this_thread };
+pub static FARFEED_DRIVER_DOUBLE: Control = Control {
+    set_rate,
+    fail_copy,
+    refuse_registration,
+    consume,
+    drain,
+    live,
+    violations,
+    contexts_on_this_thread,
+    calls,
+    reset_calls,
+    calls_in_children,
+    set_numa_node,
+    refuse_batches,
+    twin,
+};
 
 fn device(ordinal: u32) -> &'static std::sync::Arc<Device> {
     Device::by_ordinal(ordinal as usize).expect("one of the double's devices")
 }
 
 extern "C" fn set_rate(ordinal: u32, bytes_per_second: u64) {
-    device(ordinal).bytes_per_second.store(bytes_per_second, Ordering::Relaxed);
+    device(ordinal).link.bytes_per_second.store(bytes_per_second, Ordering::Relaxed);
 }
 
 extern "C" fn fail_copy(ordinal: u32, copies: i64) {
@@ -148,6 +207,14 @@ extern "C" fn fail_copy(ordinal: u32, copies: i64) {
 
 extern "C" fn refuse_registration(ordinal: u32) {
     device(ordinal).refuses_registration.store(true, Ordering::Relaxed);
+}
+
+extern "C" fn refuse_batches(ordinal: u32) {
+    device(ordinal).refuses_batches.store(true, Ordering::Relaxed);
+}
+
+extern "C" fn set_numa_node(ordinal: u32, node: i64) {
+    device(ordinal).numa_node.store(node, Ordering::Relaxed);
 }
 
 /// # Safety
@@ -160,26 +227,31 @@ unsafe extern "C" fn consume(
     len: usize,
     after_ms: u64,
 ) -> u32 {
-    let (device, pointer) = (device(ordinal), pointer as usize);
-    if !device.tables().is_allocated(&(pointer..pointer + len)) {
-        return crate::device::INVALID_VALUE;
-    }
+    let (device, from) = (device(ordinal), pointer as usize);
     // SAFETY: by this function's contract.
     let expected = unsafe { std::slice::from_raw_parts(expected, len) }.to_vec();
-    match device.stream(stream) {
+    let mut tables = device.tables();
+    let Some(memory) = tables.memory(&(from..from + len)).cloned() else { return INVALID_VALUE };
+    match tables.stream(device, stream) {
         Ok(stream) => {
-            stream.enqueue(Work::Consume { pointer, expected, after: Duration::from_millis(after_ms) });
+            let after = Duration::from_millis(after_ms);
+            stream.enqueue(&tables, Work::Consume { memory, from, expected, after });
             0
         }
         Err(code) => code,
     }
 }
 
+/// # Safety
+/// `name` is valid for reads of `len` bytes; the twin is one of `RawTwin::new`.
+unsafe extern "C" fn twin(name: *const u8, len: usize, twin: RawTwin) {
+    // SAFETY: by this function's contract.
+    let name = unsafe { std::slice::from_raw_parts(name, len) };
+    crate::module::register(String::from_utf8_lossy(name).into_owned(), twin);
+}
+
 extern "C" fn drain(ordinal: u32) {
-    let streams: Vec<_> = {
-        let tables = device(ordinal).tables();
-        tables.streams.values().chain(&tables.default_stream).cloned().collect()
-    };
+    let streams: Vec<_> = device(ordinal).tables().all_streams().cloned().collect();
     streams.iter().for_each(|stream| stream.drain());
 }
 
@@ -195,14 +267,38 @@ extern "C" fn live(ordinal: u32) -> Live {
     }
 }
 
+extern "C" fn reset_calls(ordinal: u32) {
+    device(ordinal).calls.reset();
+}
+
+extern "C" fn calls_in_children() -> u64 {
+    crate::driver::calls_in_children().load(Ordering::Acquire)
+}
+
+/// Writes as much of `all` as there is room for; returns how much.
+///
 /// # Safety
 /// `text` is valid for writes of `len` bytes.
-unsafe extern "C" fn violations(ordinal: u32, text: *mut u8, len: usize) -> usize {
-    let all = device(ordinal).tables().violations.join("\n");
+unsafe fn tell(all: &str, text: *mut u8, len: usize) -> usize {
     let written = all.len().min(len);
     // SAFETY: by this function's contract, and no longer than the text.
     unsafe { std::ptr::copy_nonoverlapping(all.as_ptr(), text, written) };
     written
+}
+
+/// # Safety
+/// `text` is valid for writes of `len` bytes.
+unsafe extern "C" fn violations(ordinal: u32, text: *mut u8, len: usize) -> usize {
+    let all = device(ordinal).tables().violations.join("\n");
+    // SAFETY: by this function's contract.
+    unsafe { tell(&all, text, len) }
+}
+
+/// # Safety
+/// `text` is valid for writes of `len` bytes.
+unsafe extern "C" fn calls(ordinal: u32, text: *mut u8, len: usize) -> usize {
+    // SAFETY: by this function's contract.
+    unsafe { tell(&device(ordinal).calls.text(), text, len) }
 }
 
 extern "C" fn contexts_on_this_thread() -> usize {

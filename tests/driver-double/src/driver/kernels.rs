@@ -1,0 +1,115 @@
+//! Modules, their functions, and launches.
+
+use std::ffi::{CStr, c_char, c_uint, c_void};
+use std::sync::Arc;
+
+use super::{answer, call, giving_back};
+use crate::device::*;
+use crate::module::{Function, Launching, Module, twin};
+use crate::stream::Work;
+
+/// Takes PTX only: there is nothing here that could run a cubin.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuModuleLoadData(module: *mut usize, image: *const c_void) -> u32 {
+    call("cuModuleLoadData", |device| {
+        if image.is_null() {
+            return Err(INVALID_VALUE);
+        }
+        // SAFETY: the caller vouches for an image; PTX is text with a zero at its end, and the first zero of anything else is
+        // inside it, since every binary form has one in its first bytes.
+        let text = unsafe { CStr::from_ptr(image.cast()) }.to_str().map_err(|_| INVALID_IMAGE)?;
+        let parsed = Module::parse(text)?;
+        let handle = new_handle();
+        device.tables().modules.insert(handle, Arc::new(parsed));
+        // SAFETY: the caller vouches for the place.
+        unsafe { answer(module, handle) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuModuleLoadDataEx(
+    module: *mut usize,
+    image: *const c_void,
+    _count: c_uint,
+    _options: *mut c_uint,
+    _values: *mut *mut c_void,
+) -> u32 {
+    // SAFETY: as for the call that this one is; options change how PTX is compiled, and here nothing is.
+    unsafe { cuModuleLoadData(module, image) }
+}
+
+/// Work that was launched keeps what it needs, as the real one's does not: unloading under a kernel is noted.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuModuleUnload(module: usize) -> u32 {
+    giving_back("cuModuleUnload", |device| {
+        let mut tables = device.tables();
+        let unloaded = tables.modules.remove(&module).ok_or(INVALID_HANDLE)?;
+        if Arc::strong_count(&unloaded) > 1 {
+            tables.violate("a module was unloaded while its kernels were still to run");
+        }
+        tables.functions.retain(|_, function| function.module != module);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuModuleGetFunction(function: *mut usize, module: usize, name: *const c_char) -> u32 {
+    call("cuModuleGetFunction", |device| {
+        let mut tables = device.tables();
+        let found = tables.modules.get(&module).ok_or(INVALID_HANDLE)?;
+        // SAFETY: the caller vouches for a zero-terminated name.
+        let name = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
+        let parameters = found.functions.get(&name).ok_or(NOT_FOUND)?.clone();
+        let handle = new_handle();
+        tables.functions.insert(handle, Arc::new(Function { name, parameters, module }));
+        // SAFETY: the caller vouches for the place.
+        unsafe { answer(function, handle) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuLaunchKernel(
+    function: usize,
+    grid_x: c_uint,
+    grid_y: c_uint,
+    grid_z: c_uint,
+    block_x: c_uint,
+    block_y: c_uint,
+    block_z: c_uint,
+    shared_bytes: c_uint,
+    stream: usize,
+    parameters: *mut *mut c_void,
+    extra: *mut *mut c_void,
+) -> u32 {
+    call("cuLaunchKernel", |device| {
+        let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
+        if !extra.is_null() {
+            return Err(NOT_SUPPORTED);
+        }
+        let is_too_large = grid[1] > 65_535 || grid[2] > 65_535 || grid[0] > i32::MAX as u32 || block[2] > 64;
+        if grid.contains(&0) || block.iter().product::<u32>() > 1024 || block.contains(&0) || is_too_large {
+            return Err(INVALID_VALUE);
+        }
+        let mut tables = device.tables();
+        let stream = tables.stream(device, stream)?;
+        let function = Arc::clone(tables.functions.get(&function).ok_or(INVALID_HANDLE)?);
+        let module = Arc::clone(tables.modules.get(&function.module).ok_or(INVALID_HANDLE)?);
+        let Some(twin) = twin(&function.name) else {
+            eprintln!("driver double: no twin is registered for kernel {}", function.name);
+            tables.violate(format!("kernel {} was launched, and has no twin", function.name));
+            return Err(INVALID_DEVICE_FUNCTION);
+        };
+        if parameters.is_null() && !function.parameters.is_empty() {
+            return Err(INVALID_VALUE);
+        }
+        let taken = function.parameters.iter().enumerate().map(|(index, bytes)| {
+            // SAFETY: the caller vouches for an address for each parameter, with as many bytes as the kernel declares.
+            unsafe { std::slice::from_raw_parts((*parameters.add(index)).cast::<u8>(), *bytes) }.to_vec()
+        });
+        let parameters = taken.collect();
+        let name = function.name.clone();
+        let launching = Launching { name, twin, parameters, grid, block, shared_bytes, _module: module };
+        stream.enqueue(&tables, Work::Launch(launching));
+        Ok(())
+    })
+}
