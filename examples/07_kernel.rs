@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// The sum of all images' bytes, class by class, taken where the batches are.
-pub fn sums_by_class(device: &Device) -> Result<Vec<u64>, Box<dyn Error>> {
+pub(crate) fn sums_by_class(device: &Device) -> Result<Vec<u64>, Box<dyn Error>> {
     let store = MemoryStore::new();
     store.put("train.tar", shard()?);
     let loader = Loader::builder("memory:train.tar")
@@ -118,7 +118,7 @@ fn add_on_host(batch: &Batch, sums: &mut [u64]) -> Result<(), Box<dyn Error>> {
 }
 
 /// What the sums must be: computed from the samples, not from batches.
-pub fn expected() -> Vec<u64> {
+pub(crate) fn expected() -> Vec<u64> {
     let mut sums = vec![0; CLASSES];
     for number in 0..SAMPLES {
         sums[class(number)] += image(number).iter().map(|byte| u64::from(*byte)).sum::<u64>();
