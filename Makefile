@@ -15,6 +15,7 @@ help:
 	@echo "make bench    benchmarks: each checks its answer and prints its ceiling beside it; half an hour"
 	@echo "make results  those against other clients, with enough rounds to publish; an hour and a half"
 	@echo "make soak     minutes of random faults ($(SOAK_SECONDS) s; SOAK_SECONDS=600 for more): right bytes, flat memory"
+	@echo "make candle   a training loop in candle, near, far and interrupted; its build takes minutes"
 	@echo "make demo     a GPU (or host memory) fed across an emulated link, in one picture"
 	@echo
 	@echo "make wheel    a portable wheel of the Python package, in $(WHEELS)"
@@ -56,6 +57,7 @@ setup:
 format:
 	@echo "== format"
 	@cargo fmt --all --check
+	@cargo fmt --manifest-path examples/candle/Cargo.toml --check
 
 .PHONY: lint
 lint:
@@ -83,6 +85,13 @@ examples:
 	    timeout $(EXAMPLE_TIMEOUT) cargo run --quiet --all-features --example $$example \
 	        || { echo "example $$example failed (exit status $$?; 124: longer than $(EXAMPLE_TIMEOUT) s)"; exit 1; }; \
 	done
+
+# A workspace of its own: see its Cargo.toml. Not part of `make test`: candle takes four minutes to build on two cores.
+.PHONY: candle
+candle:
+	@echo "== training in candle"
+	@CARGO_TARGET_DIR=$(TARGET)/candle cargo clippy --quiet --locked --manifest-path examples/candle/Cargo.toml -- -D warnings
+	@CARGO_TARGET_DIR=$(TARGET)/candle timeout 1800 cargo run --quiet --locked --manifest-path examples/candle/Cargo.toml
 
 # The extension that cargo's tests have built, beside the package's sources, in an environment of its own: nothing is installed elsewhere.
 TARGET := $(or $(CARGO_TARGET_DIR),target)

@@ -101,3 +101,7 @@ pub use sys::bare;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(all(doctest, feature = "cuda"))]
+#[doc = include_str!("../docs/kernels.md")]
+struct Kernels;
