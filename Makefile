@@ -17,6 +17,7 @@ help:
 	@echo "make soak     minutes of random faults ($(SOAK_SECONDS) s; SOAK_SECONDS=600 for more): right bytes, flat memory"
 	@echo "make gpu      binaries to carry to a machine with a GPU, in $(GPU): no toolchain is needed there"
 	@echo "make gpu-page the page in docs/results of what came back: make gpu-page JSON=FILE"
+	@echo "make candle   a training loop in candle, near, far and interrupted; its build takes minutes"
 	@echo "make demo     a GPU (or host memory) fed across an emulated link, in one picture"
 	@echo
 	@echo "make wheel    a portable wheel of the Python package, in $(WHEELS)"
@@ -58,6 +59,7 @@ setup:
 format:
 	@echo "== format"
 	@cargo fmt --all --check
+	@cargo fmt --manifest-path examples/candle/Cargo.toml --check
 
 .PHONY: lint
 lint:
@@ -93,6 +95,12 @@ kernels:
 	@echo "== kernels"
 	@sh tests/kernels/setup.sh $(KERNELS_HOME)
 	@for source in $$(find src -name '*.cu'); do $(KERNELS_HOME)/venv/bin/python tests/kernels/compile.py $$source || exit 1; done
+# A workspace of its own: see its Cargo.toml. Not part of `make test`: candle takes four minutes to build on two cores.
+.PHONY: candle
+candle:
+	@echo "== training in candle"
+	@CARGO_TARGET_DIR=$(TARGET)/candle cargo clippy --quiet --locked --manifest-path examples/candle/Cargo.toml -- -D warnings
+	@CARGO_TARGET_DIR=$(TARGET)/candle timeout 1800 cargo run --quiet --locked --manifest-path examples/candle/Cargo.toml
 
 # The extension that cargo's tests have built, beside the package's sources, in an environment of its own: nothing is installed elsewhere.
 TARGET := $(or $(CARGO_TARGET_DIR),target)

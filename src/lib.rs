@@ -65,6 +65,7 @@
 //!
 //! - `cuda` (default): batches on NVIDIA GPUs. Needs no toolkit: the driver is loaded when it is first asked for.
 //! - `https` (default): `https://`, by rustls; cryptography is the process's default provider's, or ring's.
+//! - `half`: float16 and bfloat16 columns as the types of the crate `half`.
 //! - `emulate`: the emulated link, for tests of one's own. Pulls in no further crates.
 //!
 //! Linux only. The command is in the package `farfeed-cli`.
@@ -86,6 +87,11 @@ pub mod store;
 mod sys;
 pub mod telemetry;
 
+/// The CUDA bindings whose streams and kernels batches are handed to: its types are part of this interface, so use this version of it.
+#[cfg(feature = "cuda")]
+#[cfg_attr(docsrs, doc(cfg(feature = "cuda")))]
+#[doc(no_inline)]
+pub use cudarc;
 pub use error::{Error, Kind, Result};
 pub use loader::{Batch, ByteSize, Field, Loader, OnError, Quarantine, Tokens};
 #[cfg(feature = "bench")]
@@ -95,3 +101,7 @@ pub use sys::bare;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(all(doctest, feature = "cuda"))]
+#[doc = include_str!("../docs/kernels.md")]
+struct Kernels;

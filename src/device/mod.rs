@@ -27,6 +27,8 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::memory::{CopyHold, Slab};
+#[cfg(feature = "cuda")]
+pub use crate::sys::cuda::StreamView;
 pub use crate::sys::stream::RawStream;
 pub use finish::{Arrangement, Finishing, Pictures, Real, Turn, Widening};
 pub use home::Wake;

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+#[cfg(feature = "cuda")]
+use cudarc::driver::CudaStream;
+
 use super::RawStream;
 #[cfg(feature = "cuda")]
 use super::cuda::CudaSlot;
@@ -10,6 +13,8 @@ use super::home::Home;
 use super::host::HostSlot;
 use crate::error::{Error, Kind, Result};
 use crate::sys::process::Birthplace;
+#[cfg(feature = "cuda")]
+use crate::sys::{cuda::StreamView, plain::Plain};
 
 /// Memory for one batch, owned: by the engine that fills it, then by the batch, then by the engine again.
 ///
@@ -74,7 +79,7 @@ impl DeviceSlot {
     /// do by then.
     ///
     /// # Errors
-    /// `Config` for more than eight different streams; `Device`.
+    /// `Config` for more than eight different streams, or a stream that is known to be another device's; `Device`.
     pub fn wait_on(&self, stream: RawStream) -> Result<()> {
         match self.place() {
             #[cfg(feature = "cuda")]
@@ -111,17 +116,40 @@ impl DeviceSlot {
         }
     }
 
-    /// Gives the slot back. On a GPU it is refilled only after what has been enqueued so far in `stream`.
+    /// Gives the slot back. On a GPU it is refilled only after what has been enqueued so far in `stream`, and in every stream that
+    /// [`DeviceSlot::wait_on`] was told of.
     ///
-    /// Without a stream that is: in every stream that [`DeviceSlot::wait_on`] was told of; or, if there was none, in the
-    /// legacy default stream, which covers all blocking streams. A batch used in a non-blocking stream that
+    /// With neither it is the legacy default stream, which covers all blocking streams. A batch used in a non-blocking stream that
     /// `wait_on` has not heard of must name it here, or have been synchronised with by the host.
     ///
     /// # Errors
-    /// `Device` when that could not be recorded; the slot is lost then, and the engine says so. `Unsupported` in a forked child, where
-    /// it belongs to the parent: letting go of it does nothing there.
+    /// `Device` when that could not be recorded; the slot is lost then, and the engine says so. `Config` for a stream that is known to be another
+    /// device's: the slot goes back as if none had been named. `Unsupported` in a forked child, where it belongs to the parent: letting go of
+    /// it does nothing there.
     pub fn release(mut self, stream: Option<RawStream>) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let (Some(Place::Cuda(slot, _)), Some(stream)) = (self.place(), &stream) {
+            slot.admit(stream)?;
+        }
         self.give_back(stream)
+    }
+
+    /// Elements at `at`, for kernels in `stream`, which waits for the batch as with [`DeviceSlot::wait_on`].
+    ///
+    /// # Errors
+    /// `Unsupported` for host memory; `Config` for a range outside the slot; otherwise those of `wait_on`.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn view_in<T: Plain>(
+        &self,
+        at: usize,
+        len: usize,
+        stream: &Arc<CudaStream>,
+    ) -> Result<StreamView<'_, T>> {
+        match self.place() {
+            Some(Place::Cuda(slot, _)) => slot.view_in(at, len, stream),
+            _ => Err(Error::new(Kind::Unsupported, "the batch lies in host memory, where kernels do not reach it")
+                .advice("read it with as_slice, or build the loader with .device(Device::cuda(0)?)")),
+        }
     }
 
     pub(super) fn new(place: Place) -> DeviceSlot {

@@ -231,12 +231,17 @@ impl Batch {
         }
     }
 
-    /// Makes a stream of the batch's device wait until the batch has landed. Does nothing on the host device.
+    /// Has a stream of the batch's device wait until the batch has landed: `batch.wait_on(&stream)` with cudarc's `Arc<CudaStream>`, or a
+    /// [`RawStream`] with any other. Does nothing on the host device.
+    ///
+    /// Who waits for whom: what is enqueued in `stream` *after* this call waits for the batch's copies, the host does not. The batch remembers the
+    /// stream, and when it is let go of, by drop or by [`Batch::release`], its slot is refilled only after what has been enqueued in `stream` *by then*.
+    /// So enqueue all that uses the batch before it is let go of; nothing has to be waited for.
     ///
     /// # Errors
-    /// `Device` when the driver refuses.
-    pub fn wait_on(&self, stream: RawStream) -> Result<()> {
-        self.slot.wait_on(stream)
+    /// `Config` for more than eight different streams, or one that is known to be another device's; `Device` when the driver refuses.
+    pub fn wait_on(&self, stream: impl Into<RawStream>) -> Result<()> {
+        self.slot.wait_on(stream.into())
     }
 
     /// Waits on the host until the batch has landed. A loop that launches kernels wants [`Batch::wait_on`] instead.
@@ -247,15 +252,20 @@ impl Batch {
         self.slot.synchronize()
     }
 
-    /// Gives the slot back once the work queued on `stream` so far is done, without waiting for it here.
+    /// Gives the slot back. It is refilled once the work that has been enqueued so far is done, in `stream` and in every stream that
+    /// [`Batch::wait_on`] or [`View::on`](super::View::on) was told of. Nothing is waited for here.
+    ///
+    /// Dropping the batch does the same without naming one more stream: `release` is for a stream that the batch has not heard of (one that waited for
+    /// another which did), and for those who want the driver's refusal now instead of with a later batch.
     ///
     /// # Errors
-    /// `Device` when the driver refuses.
-    pub fn release(self, stream: RawStream) -> Result<()> {
-        self.slot.release(Some(stream))
+    /// `Config` for a stream that is known to be another device's: the slot goes back as if none had been named. `Device` when the driver refuses: the
+    /// slot is lost, and the next batch says so, too.
+    pub fn release(self, stream: impl Into<RawStream>) -> Result<()> {
+        self.slot.release(Some(stream.into()))
     }
 
-    fn column(&self, name: &str) -> Result<&Column> {
+    pub(super) fn column(&self, name: &str) -> Result<&Column> {
         self.layout(name).ok_or_else(|| {
             Error::new(Kind::NotFound, format!("no column '{name}'"))
                 .advice(format!("there are: {}", self.columns.join(", ")))

@@ -26,6 +26,7 @@ mod run;
 mod scan;
 mod source;
 mod value;
+mod view;
 mod weights;
 
 use std::fmt;
@@ -46,6 +47,7 @@ pub use indexing::{IndexProgress, index_location};
 pub use peek::Peek;
 pub use quarantine::{OnError, Quarantine, Quarantined};
 pub use scan::Scanned;
+pub use view::{Element, RaggedView, View};
 pub use weights::Weights;
 
 use crate::dataset::Dataset;

@@ -18,6 +18,7 @@ use super::column::align;
 use super::indexing::listed_keys;
 use super::opened::{CONNECTIONS_MAX, host_memory, reactors};
 use super::source::shards;
+use super::view::{Element, View};
 use crate::dataset::{Dtype, Extent, SafetensorsHeader, TensorPlace};
 use crate::device::{Device, DeviceSlot, Engine, RawStream, Segment};
 use crate::error::{Error, Kind, Result};
@@ -319,7 +320,7 @@ impl Weights {
 
     /// The tensors with their names, in the order of the files.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, Dense<'_>)> {
-        self.tensors.iter().map(|tensor| (tensor.place.name.as_str(), self.view(tensor)))
+        self.tensors.iter().map(|tensor| (tensor.place.name.as_str(), self.dense(tensor)))
     }
 
     /// A tensor by its name.
@@ -327,14 +328,7 @@ impl Weights {
     /// # Errors
     /// `NotFound`.
     pub fn tensor(&self, name: &str) -> Result<Dense<'_>> {
-        let number = self.by_name.get(name).ok_or_else(|| {
-            Error::new(Kind::NotFound, format!("no tensor '{name}'")).advice(format!(
-                "there are {}, such as '{}'",
-                self.len(),
-                self.first_name()
-            ))
-        })?;
-        Ok(self.view(&self.tensors[*number]))
+        self.find(name).map(|tensor| self.dense(tensor))
     }
 
     /// What the writers of the files noted; of several notes with one name the first.
@@ -362,8 +356,17 @@ impl Weights {
     ///
     /// # Errors
     /// `Config` for more than eight streams; `Device` when the driver refuses.
-    pub fn wait_on(&self, stream: RawStream) -> Result<()> {
-        self.slot.wait_on(stream)
+    pub fn wait_on(&self, stream: impl Into<RawStream>) -> Result<()> {
+        self.slot.wait_on(stream.into())
+    }
+
+    /// A tensor as elements of type `T`.
+    ///
+    /// # Errors
+    /// `NotFound`; `Config` when it holds something else than `T`.
+    pub fn view<T: Element>(&self, name: &str) -> Result<View<'_, T>> {
+        let Tensor { place, at } = self.find(name)?;
+        View::new(&self.slot, *at, &place.shape, place.dtype).map_err(|error| error.within(format!("tensor '{name}'")))
     }
 
     /// The bytes of a tensor, read back to the host where need be: for checks.
@@ -376,7 +379,17 @@ impl Weights {
         self.slot.read_back(at, tensor.len)
     }
 
-    fn view<'a>(&'a self, tensor: &'a Tensor) -> Dense<'a> {
+    fn find(&self, name: &str) -> Result<&Tensor> {
+        self.by_name.get(name).map(|number| &self.tensors[*number]).ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("no tensor '{name}'")).advice(format!(
+                "there are {}, such as '{}'",
+                self.len(),
+                self.first_name()
+            ))
+        })
+    }
+
+    fn dense<'a>(&'a self, tensor: &'a Tensor) -> Dense<'a> {
         let Tensor { place, at } = tensor;
         let len = place.len as usize;
         let dtype: Dtype = place.dtype;

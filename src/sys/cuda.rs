@@ -8,6 +8,7 @@ pub(crate) mod bare;
 mod copies;
 mod driver;
 mod module;
+mod view;
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
@@ -15,10 +16,12 @@ use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
+use cudarc::driver::CudaStream;
 use cudarc::driver::sys::{CU_MEMHOSTREGISTER_PORTABLE, CUstream_flags, CUstreamCaptureMode};
 use cudarc::driver::sys::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUevent_flags, CUstream};
 
 use super::map::Map;
+use super::plain::Plain;
 use super::process::Birthplace;
 use super::stream::RawStream;
 use crate::error::{Error, Kind, Result};
@@ -26,6 +29,7 @@ pub(crate) use copies::{Copies, Together};
 use driver::{ALREADY_REGISTERED, Driver, NOT_READY};
 pub(crate) use driver::{Description, driver};
 pub(crate) use module::{Argument, Kernel, Module, launch};
+pub use view::StreamView;
 
 /// The primary context of a device, shared with every framework in this process.
 pub(crate) struct Context {
@@ -86,6 +90,21 @@ impl Context {
         // SAFETY: the handle is a context that `retain` holds a reference to.
         let code = unsafe { (self.driver.calls.cuCtxPushCurrent_v2)(self.handle) };
         self.driver.check(code, "making the context current")
+    }
+
+    /// Refuses a stream that is known to belong to another context: its events could not be ours.
+    ///
+    /// # Errors
+    /// `Config`.
+    pub(crate) fn admit(&self, stream: &RawStream) -> Result<()> {
+        match stream.context() {
+            Some(context) if context != self.handle as usize => {
+                let context = format!("{stream:?} belongs to another context than the memory of cuda:{}", self.device);
+                Err(Error::new(Kind::Config, context)
+                    .advice("take a stream of CudaContext::new(ordinal), with the ordinal of the batch's device"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Bytes of device memory that are free, and that there are.
@@ -324,6 +343,20 @@ impl DeviceMemory {
     /// Bytes allocated.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// `len` elements at `at`, for kernels in `stream`. What must come first the caller has had the stream wait for, and whoever
+    /// writes to this memory next waits for the stream.
+    ///
+    /// # Errors
+    /// `Config` for a range outside this memory, or one that does not begin at a multiple of the elements' size.
+    pub(crate) fn view<T: Plain>(&self, at: usize, len: usize, stream: &Arc<CudaStream>) -> Result<StreamView<'_, T>> {
+        let end = len.checked_mul(size_of::<T>()).and_then(|bytes| at.checked_add(bytes));
+        if end.is_none_or(|end| end > self.bytes) || !at.is_multiple_of(align_of::<T>()) {
+            let context = format!("{len} elements of {} bytes at {at}, in {} bytes", size_of::<T>(), self.bytes);
+            return Err(Error::new(Kind::Config, context));
+        }
+        Ok(StreamView::new(self.pointer + at as u64, len, stream))
     }
 
     /// New memory that begins as `bytes`; waits until they are there.

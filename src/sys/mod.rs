@@ -10,6 +10,7 @@ pub mod bare;
 pub(crate) mod cuda;
 pub(crate) mod map;
 pub(crate) mod numa;
+pub(crate) mod plain;
 pub(crate) mod process;
 pub(crate) mod ring;
 pub(crate) mod socket;

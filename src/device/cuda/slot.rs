@@ -5,13 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::ThreadId;
 use std::time::Instant;
 
+use cudarc::driver::CudaStream;
+
 use super::pinned::{PinnedSlab, Staging};
 use super::{LANDING_PATIENCE, Seat, TEARDOWN_PATIENCE};
 use crate::device::finish::cuda::CudaSteps;
 use crate::device::slot::stranger;
 use crate::device::{RawStream, Turn};
 use crate::error::{Error, Kind, Result};
-use crate::sys::cuda::{self, Context, Copies, DeviceMemory, Entered, Event, Together};
+use crate::sys::cuda::{self, Context, Copies, DeviceMemory, Entered, Event, StreamView, Together};
+use crate::sys::plain::Plain;
 
 /// Streams that may share a batch.
 const STREAMS_MAX: usize = 8;
@@ -88,7 +91,8 @@ impl CudaSlot {
             number: Some(0),
             releases: vec![Event::new(context)?],
             released: 0,
-            consumers: Mutex::new(Vec::with_capacity(STREAMS_MAX)),
+            // One more may be named at the end.
+            consumers: Mutex::new(Vec::with_capacity(STREAMS_MAX + 1)),
             unsealed: false,
             copies: common.copies.clone(),
             abandoned: Arc::clone(common.abandoned),
@@ -106,7 +110,25 @@ impl CudaSlot {
         self.memory.as_ref().map_or(0, DeviceMemory::pointer)
     }
 
+    /// Refuses a stream of another context.
+    pub(in crate::device) fn admit(&self, stream: &RawStream) -> Result<()> {
+        self.context.admit(stream)
+    }
+
+    /// Elements at `at`, for kernels in `stream`, which waits for the batch.
+    pub(in crate::device) fn view_in<T: Plain>(
+        &self,
+        at: usize,
+        len: usize,
+        stream: &Arc<CudaStream>,
+    ) -> Result<StreamView<'_, T>> {
+        let view = self.memory.as_ref().ok_or_else(stranger)?.view(at, len, stream)?;
+        self.wait_on(stream.into())?;
+        Ok(view)
+    }
+
     pub(in crate::device) fn wait_on(&self, stream: RawStream) -> Result<()> {
+        self.admit(&stream)?;
         let entered = self.context.enter_to_order()?;
         let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
         let consumer = Consumer::here(stream.clone());
@@ -142,13 +164,10 @@ impl CudaSlot {
         // Nobody keeps their pages any more.
         self.listed.end();
         let consumers = self.consumers.get_mut().unwrap_or_else(PoisonError::into_inner);
-        match stream {
-            Some(stream) => {
-                consumers.clear();
-                consumers.push(Consumer::here(stream));
-            }
+        match stream.map(Consumer::here) {
+            Some(named) if !consumers.contains(&named) => consumers.push(named),
             None if consumers.is_empty() => consumers.push(Consumer::here(RawStream::LEGACY_DEFAULT)),
-            None => {}
+            _ => {}
         }
         while self.releases.len() < consumers.len() {
             self.releases.push(Event::new(&self.context)?);

@@ -58,6 +58,15 @@ fn every_tensor_is_where_and_what_it_should_be() {
     assert_eq!((weights.len(), weights.tensors().count()), (all.len(), all.len()));
     for Written { name, dtype, shape, bytes } in &all {
         let tensor = weights.tensor(name).unwrap();
+        match weights.view::<f32>(name) {
+            Ok(view) => {
+                assert!(*dtype == Dtype::F32 && view.shape() == shape, "{name}");
+                assert!(
+                    view.as_slice().unwrap().iter().flat_map(|value| value.to_le_bytes()).eq(bytes.iter().copied())
+                );
+            }
+            Err(error) => assert!(*dtype != Dtype::F32 && error.kind() == Kind::Config, "{error}"),
+        }
         assert_eq!((tensor.dtype, tensor.shape, tensor.len), (*dtype, shape.as_slice(), bytes.len()), "{name}");
         assert!(tensor.bytes == Some(bytes.as_slice()) && weights.read_back(name).unwrap() == *bytes, "{name}");
         assert_eq!(tensor.pointer % 256, 0, "{name}");
