@@ -51,7 +51,7 @@ fn expect(consumers: &mut Consumers, stream: &RawStream, dataset: &WebDataset, b
 
 /// How a consumer hands a batch back.
 fn hand_back(batch: Batch, stream: &RawStream) {
-    if batch.index() % 2 == 0 { drop(batch) } else { batch.release(stream.clone()).unwrap() }
+    if batch.index().is_multiple_of(2) { drop(batch) } else { batch.release(stream.clone()).unwrap() }
 }
 
 #[test]

@@ -279,7 +279,7 @@ fn weights_go_through_less_host_memory_than_they_have_bytes() {
     for (number, value) in values.iter().enumerate() {
         let name = format!("t{number}");
         let tensor = weights.tensor(&name).expect("it is there");
-        assert!(tensor.bytes.is_none() && tensor.pointer % 256 == 0, "{name} lies on the device");
+        assert!(tensor.bytes.is_none() && tensor.pointer.is_multiple_of(256), "{name} lies on the device");
         assert!(weights.read_back(&name).expect("it can be read") == *value, "{name}");
     }
     weights.wait_on(RawStream::LEGACY_DEFAULT).expect("the stream is remembered");

@@ -50,6 +50,8 @@ class Double:
         self.ordinal = ordinal
         self.driver = ctypes.CDLL(str(library()), mode=ctypes.RTLD_GLOBAL)
         self.control = Control.in_dll(self.driver, "FARFEED_DRIVER_DOUBLE")
+        # As whoever makes streams in this process has done before.
+        self._check(self.driver.cuInit(0))
 
     def stream(self) -> int:
         """A new non-blocking stream."""
