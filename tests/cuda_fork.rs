@@ -79,7 +79,6 @@ fn a_fork_in_the_middle(device: Device) {
     let loader = loader(&dataset, &device);
     let mut epoch = loader.epoch(0);
     let batches = [(); 3].map(|()| epoch.next().expect("there are more").expect("a batch"));
-    drop(epoch);
     let mut theirs = Some((loader, batches));
     // In the parent `use_up` is never called: what is moved into it is a copy that the fork made.
     let answer = in_a_child(PATIENCE, || match theirs.take() {

@@ -65,7 +65,6 @@ fn two_loaders_on_two_devices_touch_only_their_own() {
     let contexts = doubles.each_ref().map(|double| double.live().contexts);
     assert_eq!(contexts, [1, 1, 0]);
     assert_eq!(doubles[2].calls().total(), 0, "a device that nobody asked for: {:?}", doubles[2].calls());
-    drop(epochs);
     drop((loaders, devices));
     doubles.into_iter().for_each(end);
     assert_eq!(Double::load().contexts_on_this_thread(), 0);
@@ -100,7 +99,7 @@ fn a_consumer_may_hold_what_it_may_hold_and_is_told_beyond() {
     let next = loader.epoch(0).next().expect("there are more").expect("a batch");
     assert_eq!(next.index(), last + 1);
     check(&dataset, &next);
-    drop((next, epoch));
+    drop(next);
     drop((loader, device));
     end(double);
 }
@@ -120,7 +119,6 @@ fn a_failing_device_ends_the_epoch_with_its_own_word() {
     assert!(asked.elapsed() < PATIENCE, "{:?}", asked.elapsed());
     // Again, and not a hang: the device stays as it is.
     assert_eq!(within_batches(&mut loader.epoch(0)).kind(), Kind::Device);
-    drop(epoch);
     drop(first);
     let slab = loader.slab().clone();
     drop((loader, device));

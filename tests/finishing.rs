@@ -92,7 +92,7 @@ fn on_both(ordinal: u32, step: &Finishing, rows: usize, raw_at: usize, gap: usiz
     // First what is raw, then what is finished, or the other way round: where elements may begin, and mostly not where groups do.
     let (raw, done) = (step.raw_bytes() * rows, step.finished_bytes() * rows);
     let behind = |bytes: usize| (raw_at + bytes).next_multiple_of(8) + 8 * gap;
-    let (from, to) = if gap % 2 == 0 { (raw_at, behind(raw)) } else { (behind(done), raw_at) };
+    let (from, to) = if gap.is_multiple_of(2) { (raw_at, behind(raw)) } else { (behind(done), raw_at) };
     let before = pattern(raw_at + raw + done + 8 * gap + 40, rows + gap);
     let turn = Turn { step: 0, from, to, rows };
     let steps = std::slice::from_ref(step);

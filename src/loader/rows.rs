@@ -56,7 +56,7 @@ impl Scratch {
 /// The list's memory as an empty list for other borrows: collecting in place keeps it.
 fn emptied<'b>(mut segments: Vec<Segment<'_>>) -> Vec<Segment<'b>> {
     segments.clear();
-    segments.into_iter().filter_map(|_| None).collect()
+    segments.into_iter().map_while(|_| None).collect()
 }
 
 /// A field that is not what it should be.
