@@ -4,6 +4,7 @@
 //! user threads keep whatever context and capture mode they had.
 
 mod driver;
+mod library;
 mod view;
 
 use std::ffi::c_void;

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use cudarc::driver::sys;
 use cudarc::driver::sys::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUstream};
 
+use super::library::Library;
 use crate::error::{Error, Kind, Result};
 
 /// The oldest driver that the copy engine is written for: 12.0, as `cuDriverGetVersion` writes it.
@@ -58,11 +59,8 @@ macro_rules! calls {
         }
 
         impl Calls {
-            /// The table, or the name of the first symbol that the library does not have. Only where `is_culib_present`
-            /// said yes: `culib` panics otherwise.
-            fn load() -> Result<Calls, &'static str> {
-                // SAFETY: loading runs the driver's constructors, which is what loading it is for.
-                let library = unsafe { sys::culib() };
+            /// The table, or the name of the first symbol that the library does not have.
+            fn load(library: &Library) -> Result<Calls, &'static str> {
                 Ok(Calls {
                     $($name: {
                         // SAFETY: the symbol has this signature: the constants below hold it against the bindings
@@ -176,15 +174,15 @@ impl Driver {
     fn load() -> Result<Driver, Absence> {
         let absent = |kind, context, advice| Absence { kind, context, advice };
         // SAFETY: loading runs the library's constructors, which is what loading it is for.
-        if !unsafe { sys::is_culib_present() } {
+        let Some(library) = (unsafe { Library::open() }) else {
             return Err(absent(
                 Kind::Unsupported,
                 "no CUDA driver on this machine: libcuda.so cannot be loaded".into(),
                 "install the NVIDIA driver, in a container run with its GPUs passed in, or take Device::host()",
             ));
-        }
+        };
         const UPDATE: &str = "install NVIDIA driver 525 or newer, or take Device::host()";
-        let calls = Calls::load().map_err(|symbol| {
+        let calls = Calls::load(&library).map_err(|symbol| {
             absent(Kind::Unsupported, format!("the CUDA driver is too old: it has no {symbol}"), UPDATE)
         })?;
         let refused = |code, doing: &str| {
