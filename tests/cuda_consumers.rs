@@ -1,6 +1,7 @@
 //! Whole loaders whose batches are looked at by kernels: on their own streams, while the loader goes on. On the driver double
 //! (see `tests/driver-double`), where checker and guard look on, or on a GPU by `FARFEED_TEST_GPU=1`.
 #![cfg(feature = "cuda")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on")]
 
 mod cuda;
 #[path = "fixture/shards.rs"]

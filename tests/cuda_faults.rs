@@ -1,6 +1,7 @@
 //! A whole loader on a driver that fails, once for each fault, in a process of its own: this test's own binary. Batches are right,
 //! or there is an error that names the driver's word; everything comes back that can; nothing hangs. See `tests/driver-double`.
 #![cfg(feature = "cuda")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on")]
 
 mod cuda;
 

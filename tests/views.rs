@@ -10,7 +10,10 @@ const SAMPLES: usize = 100;
 /// Odd, so that columns have every length.
 const BATCH: usize = 7;
 
-fn sample(number: usize) -> (Vec<u8>, i64, [f32; 3], [u16; 5], [f64; 1], [u8; 3]) {
+/// Text, label, float32, float16 as bits, float64, bools.
+type Sample = (Vec<u8>, i64, [f32; 3], [u16; 5], [f64; 1], [u8; 3]);
+
+fn sample(number: usize) -> Sample {
     let n = number as u16;
     let text = vec![number as u8; number * 13 % 50];
     let halves = [n, n + 1, n + 2, n + 3, n + 4];

@@ -7,6 +7,7 @@
 pub(crate) mod bare;
 mod copies;
 mod driver;
+mod library;
 mod module;
 mod view;
 

@@ -44,7 +44,7 @@ mod tests {
         assert_eq!(copied::<u32>(&bytes), numbers);
         assert_eq!(copied::<u32>(&bytes[..11]), numbers[..2]);
         let at = bytes.as_ptr().align_offset(4);
-        assert_eq!(elements::<u32>(&bytes[at..]).is_some(), at % 4 == 0);
+        assert_eq!(elements::<u32>(&bytes[at..]).is_some(), at.is_multiple_of(4));
         assert_eq!(elements::<u8>(&bytes), Some(&bytes[..]));
         assert_eq!(elements::<u32>(&[]), Some(&[][..]));
 

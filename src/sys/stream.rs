@@ -15,6 +15,7 @@ use cudarc::driver::CudaStream;
 pub struct RawStream {
     handle: usize,
     /// The `CUcontext` it was made in, where that is known.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "there are no streams to tell apart"))]
     context: Option<usize>,
     /// What destroys the stream once its last clone is gone.
     #[expect(dead_code, reason = "held for its Drop")]

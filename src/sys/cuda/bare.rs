@@ -14,6 +14,7 @@ use cudarc::driver::sys::{CUevent, CUstream};
 use io_uring::IoUring;
 
 use super::driver::NOT_READY;
+use super::library::Library;
 use super::{Context, DeviceMemory, Entered, RawStream};
 use crate::error::{Error, Kind, Result};
 use crate::sys::map::Map;
@@ -34,12 +35,12 @@ const _: unsafe fn(*mut c_void) -> sys::CUresult = sys::cuMemFreeHost;
 const _: unsafe fn(*mut f32, CUevent, CUevent) -> sys::CUresult = sys::cuEventElapsedTime_v2;
 const _: unsafe fn(*mut i8, c_int, c_int) -> sys::CUresult = sys::cuDeviceGetPCIBusId;
 
-/// The table. A context is asked for as proof that a driver was found: without one, `culib` panics.
+/// The table. A context is asked for as proof that a driver was found.
 fn calls(_context: &Context) -> Result<&'static Calls> {
     static CALLS: OnceLock<Option<Calls>> = OnceLock::new();
     fn load() -> Option<Calls> {
-        // SAFETY: the library was loaded before the context was made.
-        let library = unsafe { sys::culib() };
+        // SAFETY: the library was loaded before the context was made, so that this is another name for it.
+        let library = unsafe { Library::open() }?;
         // SAFETY: the symbols have these signatures, which the constants above hold against the bindings.
         unsafe {
             Some(Calls {

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use cudarc::driver::sys;
 use cudarc::driver::sys::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream};
 
+use super::library::Library;
 use crate::error::{Error, Kind, Result};
 use crate::sys::numa;
 use crate::sys::process::Birthplace;
@@ -66,11 +67,8 @@ macro_rules! calls {
         }
 
         impl Calls {
-            /// The table, or the name of the first symbol that the library does not have. Only where `is_culib_present`
-            /// said yes: `culib` panics otherwise.
-            fn load() -> Result<Calls, &'static str> {
-                // SAFETY: loading runs the driver's constructors, which is what loading it is for.
-                let library = unsafe { sys::culib() };
+            /// The table, or the name of the first symbol that the library does not have.
+            fn load(library: &Library) -> Result<Calls, &'static str> {
                 Ok(Calls {
                     $($name: {
                         // SAFETY: the symbol has this signature: the constants below hold it against the bindings
@@ -180,9 +178,7 @@ pub(super) enum ManyCopies {
 
 impl Newer {
     /// As [`Calls::load`], after it. What is there but newer than `version`, which the driver says it is of, is left alone.
-    fn load(version: c_int) -> Newer {
-        // SAFETY: the library was loaded before.
-        let library = unsafe { sys::culib() };
+    fn load(library: &Library, version: c_int) -> Newer {
         // SAFETY: the symbols have the signatures above, as `cuda.h` of 13.0 and of 12.8 declare them under these names.
         let (second, first, attribute) = unsafe {
             (
@@ -285,15 +281,15 @@ impl Driver {
     fn load() -> Result<Driver, Absence> {
         let absent = |kind, context, advice| Absence { kind, context, advice };
         // SAFETY: loading runs the library's constructors, which is what loading it is for.
-        if !unsafe { sys::is_culib_present() } {
+        let Some(library) = (unsafe { Library::open() }) else {
             return Err(absent(
                 Kind::Unsupported,
                 "no CUDA driver on this machine: libcuda.so cannot be loaded".into(),
                 "install the NVIDIA driver, in a container run with its GPUs passed in, or take Device::host()",
             ));
-        }
+        };
         const UPDATE: &str = "install NVIDIA driver 525 or newer, or take Device::host()";
-        let calls = Calls::load().map_err(|symbol| {
+        let calls = Calls::load(&library).map_err(|symbol| {
             absent(Kind::Unsupported, format!("the CUDA driver is too old: it has no {symbol}"), UPDATE)
         })?;
         let refused = |code, doing: &str| {
@@ -321,7 +317,7 @@ impl Driver {
             let advice = "see CUDA_VISIBLE_DEVICES and nvidia-smi, or take Device::host()";
             return Err(absent(Kind::Device, "the CUDA driver shows no device".into(), advice));
         }
-        Ok(Driver { calls, newer: Newer::load(version), version, devices, process: Birthplace::here() })
+        Ok(Driver { calls, newer: Newer::load(&library, version), version, devices, process: Birthplace::here() })
     }
 
     fn attribute(&self, device: CUdevice, attribute: sys::CUdevice_attribute) -> Result<u32> {
