@@ -94,7 +94,7 @@ KERNELS_HOME := $(or $(CARGO_TARGET_DIR),target)/tmp/kernels
 kernels:
 	@echo "== kernels"
 	@sh tests/kernels/setup.sh $(KERNELS_HOME)
-	@for source in $$(find src -name '*.cu'); do $(KERNELS_HOME)/venv/bin/python tests/kernels/compile.py $$source || exit 1; done
+	@for source in $$(find src examples tests -name '*.cu'); do $(KERNELS_HOME)/venv/bin/python tests/kernels/compile.py $$source || exit 1; done
 # A workspace of its own: see its Cargo.toml. Not part of `make test`: candle takes four minutes to build on two cores.
 .PHONY: candle
 candle:
