@@ -228,7 +228,13 @@ fn share_of_the_rate(rate: u64, clients: usize) -> f64 {
     });
     // Two round trips pass before the first byte.
     let seconds = (started.elapsed() - ms(20)).as_secs_f64();
-    assert!(server.stats().connections == clients as u64 && server.stats().bytes == read);
+    // The server counts what it has handed over, and its thread may not have come to that yet.
+    let counted = || server.stats().connections == clients as u64 && server.stats().bytes == read;
+    let deadline = Instant::now() + ms(5000);
+    while !counted() {
+        assert!(Instant::now() < deadline, "{read} bytes read, {:?}", server.stats());
+        std::thread::sleep(ms(1));
+    }
     read as f64 / seconds / rate as f64
 }
 
