@@ -200,6 +200,7 @@ impl Slab {
     }
 
     /// The mapping, for registration with a driver.
+    #[cfg(feature = "cuda")]
     pub(crate) fn map(&self) -> &Arc<Map> {
         &self.0.map
     }

@@ -41,6 +41,7 @@ impl RawStream {
     }
 
     /// A stream that `owner` keeps alive.
+    #[cfg(feature = "cuda")]
     pub(crate) fn owned(handle: usize, owner: Arc<dyn Any + Send + Sync>) -> RawStream {
         RawStream { handle, context: None, owner: Some(owner) }
     }

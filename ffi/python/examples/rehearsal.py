@@ -16,6 +16,8 @@ RATE = 125_000_000
 WARM_UP = 5
 
 
+R = TypeVar("R")
+
 #: A training run that pauses after every step and yields its loss; it returns the seconds that it waited for batches, the first one apart.
 Steps = Generator[float, None, float]
 
@@ -64,9 +66,6 @@ def in_turn(near: Steps, far: Steps) -> tuple[Run, Run]:
     while all([run.advance(steps) for run, steps in pair]):
         pair.reverse()
     return runs
-
-
-R = TypeVar("R")
 
 
 @dataclass

@@ -57,6 +57,7 @@ impl Transport {
     ///
     /// # Errors
     /// As [`Greeting::prepare`].
+    #[cfg_attr(not(feature = "https"), expect(unused_variables, reason = "nobody is to be trusted without TLS"))]
     pub(super) async fn over(plain: Plain, greeting: Greeting, security: &Arc<Security>) -> io::Result<Self> {
         match greeting {
             Greeting::Plain => Ok(Transport::Plain(plain)),
