@@ -15,7 +15,6 @@ RATE = 125_000_000
 #: Steps that are not counted in the step time: torch makes up its mind about threads and kernels in them.
 WARM_UP = 5
 
-
 R = TypeVar("R")
 
 #: A training run that pauses after every step and yields its loss; it returns the seconds that it waited for batches, the first one apart.
