@@ -5,6 +5,7 @@
 #[path = "fixture/shards.rs"]
 mod shards;
 
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -89,6 +90,28 @@ fn end(double: DoubleDevice, engine: Box<dyn Engine>, device: Device) {
     assert_eq!(Double::load().contexts_on_this_thread(), 0, "the thread is as it was");
 }
 
+/// How this process's driver was told to be.
+const SETTINGS: &str = "FARFEED_DOUBLE";
+const OF_12_8: &str = "version=12080";
+
+/// What the call for many copies is called in a driver of this process's version.
+fn form_of_the_call() -> &'static str {
+    match std::env::var(SETTINGS).is_ok_and(|settings| settings == OF_12_8) {
+        true => "cuMemcpyBatchAsync",
+        false => "cuMemcpyBatchAsync_v2",
+    }
+}
+
+/// The same two tests, in a process whose driver has the call's first form only.
+#[test]
+fn a_driver_of_12_8_is_asked_in_its_own_form() {
+    let tests = ["scattered_samples_go_in_one_call_and_few_go_alone", "a_refused_call_is_done_without_and_remembered"];
+    let mut again = Command::new(std::env::current_exe().expect("a test runs"));
+    let ran = again.arg("--exact").args(tests).env(SETTINGS, OF_12_8).output().expect("it runs again");
+    let told = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success() && told.contains("2 passed"), "{told}{}", String::from_utf8_lossy(&ran.stderr));
+}
+
 #[test]
 fn scattered_samples_go_in_one_call_and_few_go_alone() {
     let (double, device) = (Double::load().device(0), Device::cuda(0).expect("a device"));
@@ -96,6 +119,7 @@ fn scattered_samples_go_in_one_call_and_few_go_alone() {
     let mut engine = device.backend().open(&slab, 2, 2_000_000, Arc::new(|| ())).expect("it opens");
     let calls = copy_scattered(&double, engine.as_mut(), &slab, 500);
     assert_eq!((calls.batches(), calls.plain_copies()), (1, 0), "{calls:?}");
+    assert_eq!(calls.of(form_of_the_call()), 1, "{calls:?}");
     assert!(calls.copies() > 500, "some samples lie across pages: {calls:?}");
     // More than one list holds: 1,500 and the host's.
     let calls = copy_scattered(&double, engine.as_mut(), &slab, 1_500);
