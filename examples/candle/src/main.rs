@@ -42,7 +42,8 @@ fn main() -> Result<()> {
     assert!(last < first - 0.5, "it learns: {first} to {last}");
 
     println!(
-        "loss {first:.3} → {last:.3} in {STEPS} steps: bit for bit the same near, {FAR:?} away, and stopped after {STOP_AFTER} steps"
+        "loss {first:.3} → {last:.3} in {STEPS} steps: bit for bit the same near, {} ms away, and stopped after {STOP_AFTER} steps",
+        FAR.as_millis()
     );
     for (name, run) in [("near", &near), ("far", &far)] {
         let per_step = |total: Duration| 1e3 * total.as_secs_f64() / STEPS as f64;
