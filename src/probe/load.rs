@@ -29,6 +29,7 @@ const SLICE_LATER_MAX: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(10);
 /// The most that is remembered of single requests, for each connection and slice.
 const TIMES_MAX: usize = 1024;
+
 /// What is to be read with now.
 #[derive(Clone, Copy, Debug, Default)]
 struct Phase {
@@ -151,7 +152,7 @@ impl<'a> Load<'a> {
         let (cpu, began, bytes_before) = (self.reactors.cpu(), Instant::now(), before.iter().sum::<u64>());
         let measure = Duration::from_secs_f64(slice.measure_s(bytes_before.saturating_sub(bytes)));
         let (mut marks, mut spent) = (vec![(began, bytes_before)], false);
-        // A slice is not over before every connection has been through a request in it, but for those that hang.
+        // A slice is not over before every connection has been through a request in it, but for those that hang or are refused.
         let late = measure + SLICE_LATER_MAX;
         while !spent && (began.elapsed() < measure || (began.elapsed() < late && !self.is_told_by_all(connections))) {
             spent = self.is_spent(tick)?;
@@ -200,9 +201,9 @@ impl<'a> Load<'a> {
         self.lanes.iter().take(connections).all(|lane| lane.lock().generation == generation)
     }
 
-    /// Whether every connection has begun a second request in this slice.
+    /// Whether every connection has brought bytes by a whole request of this slice, and begun another: what was refused tells nothing.
     fn is_told_by_all(&self, connections: usize) -> bool {
-        self.lanes.iter().take(connections).all(|lane| lane.lock().last.is_some())
+        self.lanes.iter().take(connections).all(|lane| lane.lock().span_bytes > 0)
     }
 
     /// Waits for a moment; says whether the allowance is used up.

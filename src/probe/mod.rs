@@ -301,8 +301,10 @@ impl Climb<'_> {
                 let again = again.map(|reading| reading.point());
                 point = again.filter(|again| again.goodput_bytes_s > point.goodput_bytes_s).unwrap_or(point);
             }
-            round_s = (point.depth().in_flight_bytes() as f64 / point.goodput_bytes_s.max(1.0)).min(1.0);
             ladder.note(point.goodput_bytes_s, point.throttled as f64 > REFUSED * point.requests as f64);
+            // A point without a byte, all of whose requests were refused, says nothing of how long a round takes.
+            let rate = if point.goodput_bytes_s > 0.0 { point.goodput_bytes_s } else { ladder.best() };
+            round_s = if rate > 0.0 { (point.depth().in_flight_bytes() as f64 / rate).min(1.0) } else { 0.0 };
             grid.push(point);
         }
         Ok(ladder.ended())
