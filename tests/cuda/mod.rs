@@ -30,10 +30,7 @@ pub(crate) struct Place {
 impl Place {
     pub(crate) fn new(ordinal: u32) -> Place {
         let ordinal = if on_gpu() { 0 } else { ordinal };
-        let double = (!on_gpu()).then(|| {
-            Double::load().report_early_writes();
-            Double::load().device(ordinal)
-        });
+        let double = (!on_gpu()).then(|| Double::load().device(ordinal));
         Place { ordinal, double, device: Device::cuda(ordinal).expect("there is such a device") }
     }
 

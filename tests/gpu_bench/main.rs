@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use farfeed::device::Device;
 use farfeed::device::measure::{Effort, Finding, Verdict, digest};
-use farfeed_driver_double::{Double, DoubleDevice, Live};
+use farfeed_driver_double::{Double, DoubleDevice, Live, kernels as kernels_of};
 
 use epoch::Scene;
 use measured::{Measured, PARTS, Wanted};
@@ -158,6 +158,6 @@ fn memory_that_cannot_be_registered_is_told_of() {
 #[test]
 fn twins_compute_what_kernels_should() {
     for bytes in [&b""[..], b"1", b"12345678", b"123456789", &[7; 1001]] {
-        assert_eq!(twins::digest_as_the_kernel_does(bytes), digest(bytes), "{} bytes", bytes.len());
+        assert_eq!(kernels_of::digest_of(bytes), digest(bytes), "{} bytes", bytes.len());
     }
 }
