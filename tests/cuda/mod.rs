@@ -47,7 +47,10 @@ impl Place {
         if let Some(double) = self.double {
             assert_eq!(double.violations(), "");
             assert_eq!(double.live(), Live::default());
-            assert_eq!(Double::load().contexts_on_this_thread(), 0, "the thread is as it was");
+            assert!(
+                Double::load().thread_is_untouched(),
+                "a context, or another mode towards captures, was left behind"
+            );
         }
     }
 }
