@@ -2,6 +2,7 @@
 
 use std::ffi::{CString, c_void};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -72,6 +73,15 @@ pub struct DoubleDevice {
     ordinal: u32,
 }
 
+/// The library that was built beside the running test.
+///
+/// # Panics
+/// When the test has no path.
+pub fn library() -> PathBuf {
+    let test = std::env::current_exe().expect("the running test has a path");
+    test.with_file_name("libfarfeed_driver_double.so")
+}
+
 impl Double {
     /// Loads the library that was built beside the running test. Must come before anything asks for a CUDA driver.
     ///
@@ -80,8 +90,7 @@ impl Double {
     pub fn load() -> Double {
         static LOADED: OnceLock<Double> = OnceLock::new();
         *LOADED.get_or_init(|| {
-            let test = std::env::current_exe().expect("the running test has a path");
-            let path = test.with_file_name("libfarfeed_driver_double.so");
+            let path = library();
             let name = CString::new(path.as_os_str().as_bytes()).expect("a path without a zero byte");
             assert!(!crate::on_gpu(), "FARFEED_TEST_GPU is set: the double must not stand beside the driver");
             // SAFETY: a zero-terminated path; the library has no constructors. It stays loaded for good.

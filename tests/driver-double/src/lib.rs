@@ -51,7 +51,7 @@ mod stream;
 mod twin;
 
 pub use calls::Calls;
-pub use control::{Double, DoubleDevice, Live};
+pub use control::{Double, DoubleDevice, Live, library};
 pub use ending::UNREAD;
 pub use fork::in_a_child;
 pub use raw::{Code, Driver, HostMemory, Piece, SourceOrder, on_gpu};

@@ -1,70 +1,13 @@
 //! What a real driver does not promise, and the double therefore must not give; and what it reports beside races. Each rule is broken here once.
 
-use std::ffi::{CStr, c_void};
+mod rig;
+
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use farfeed_driver_double::{Double, DoubleDevice, Driver, HostMemory, Live, SourceOrder, on_gpu};
-
-const BYTES: usize = 8192;
-const LEGACY: usize = 1;
-const PER_THREAD: usize = 2;
-
-/// The double's insight is what is tested: nothing to do on a real one.
-macro_rules! on_the_double {
-    () => {
-        if on_gpu() {
-            eprintln!("skipped: this looks into the double");
-            return;
-        }
-    };
-}
-
-struct Rig<'d> {
-    double: DoubleDevice,
-    driver: &'d Driver,
-    first: usize,
-    second: usize,
-    event: usize,
-    memory: u64,
-    host: HostMemory<'d>,
-}
-
-impl<'d> Rig<'d> {
-    fn new(ordinal: u32, driver: &'d Driver) -> Rig<'d> {
-        let double = Double::load().device(ordinal);
-        double.set_rate(1 << 40);
-        Rig {
-            double,
-            driver,
-            first: driver.stream(false),
-            second: driver.stream(false),
-            event: driver.event(false),
-            memory: driver.allocate(BYTES).unwrap(),
-            host: driver.host_memory(BYTES).unwrap(),
-        }
-    }
-
-    fn copy(&self, stream: usize) {
-        self.driver.copy_to_device(self.memory, &self.host, 0..BYTES, stream).unwrap();
-    }
-
-    fn fill(&self, stream: usize) {
-        self.driver.fill(self.memory, 7, BYTES, stream).unwrap();
-    }
-
-    /// Nothing was reported; from here on neither.
-    fn expect_nothing(self) {
-        self.driver.synchronize().unwrap();
-        assert_eq!(self.double.violations(), "");
-    }
-
-    /// One report, with these words in it.
-    fn expect(self, words: &[&str]) {
-        let found = self.double.violations();
-        assert!(found.lines().count() == 1 && words.iter().all(|word| found.contains(word)), "{words:?}: {found:?}");
-        self.driver.synchronize().unwrap();
-    }
-}
+use farfeed_driver_double::{Double, Driver, Live};
+use rig::{BYTES, LEGACY, PER_THREAD, Rig, entry, inside, on_the_double};
 
 /// What one thread knows another one may not count on when it enqueues; what the host does to memory it may.
 #[test]
@@ -117,29 +60,6 @@ fn an_event_that_is_destroyed_is_still_waited_for() {
     rig.expect_nothing();
 }
 
-/// By their attribute the copies of a batch read before the call returns, or later, whatever memory it is.
-#[test]
-fn a_batch_reads_when_it_says() {
-    on_the_double!();
-    let driver = Driver::open(3);
-    let rig = Rig::new(3, &driver);
-    let piece = [(rig.memory, 0..100)];
-    rig.host.write(0..100, 1);
-    driver.copy_batch(true, &rig.host, &piece, SourceOrder::DuringCall, rig.first).unwrap();
-    rig.host.write(0..100, 2);
-    assert_eq!(driver.read_back(rig.memory, 100, rig.first).unwrap(), [1; 100]);
-    assert_eq!(rig.double.violations(), "");
-    for order in [SourceOrder::Stream, SourceOrder::Any] {
-        driver.copy_batch(true, &rig.host, &piece, order, rig.first).unwrap();
-        rig.double.settle();
-        rig.host.write(0..100, 2);
-        let found = rig.double.violations();
-        assert!(found.lines().last().is_some_and(|last| last.contains("the host writes")), "{order:?}: {found:?}");
-        driver.synchronize().unwrap();
-    }
-    assert_eq!(rig.double.violations().lines().count(), 2);
-}
-
 /// What is over and known to be so is forgotten after a while; what is not is kept, however much comes later.
 #[test]
 fn what_is_not_known_to_be_over_is_remembered() {
@@ -155,6 +75,34 @@ fn what_is_not_known_to_be_over_is_remembered() {
     assert_eq!(rig.double.violations(), "");
     rig.fill(rig.second);
     rig.expect(&["race: a fill", "a copy to the device (number 1"]);
+}
+
+/// A kernel says only when it runs what it uses: what came meanwhile is kept for that long, though it is over and known to be.
+#[test]
+fn what_a_late_kernel_may_meet_is_remembered() {
+    static GO: AtomicBool = AtomicBool::new(false);
+    on_the_double!();
+    let driver = Driver::open(15);
+    let rig = Rig::new(15, &driver);
+    Double::load().twin("late", |launch| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !GO.load(Ordering::Acquire) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        launch.read(launch.u64(0), 8);
+    });
+    let text = c".version 8.0\n.visible .entry late(.param .u64 late_param_0) { ret; }";
+    let module = driver.module(text).unwrap();
+    driver.launch(driver.function(module, c"late").unwrap(), 1, &[rig.memory], rig.first).unwrap();
+    rig.fill(rig.second);
+    let other = driver.allocate(1000).unwrap();
+    for at in 0..1000 {
+        driver.fill(other + at, 1, 1, rig.second).unwrap();
+        driver.synchronize_stream(rig.second).unwrap();
+    }
+    GO.store(true, Ordering::Release);
+    rig.double.settle();
+    rig.expect(&["race: kernel late", "reads 8 bytes", "a fill"]);
 }
 
 #[test]
@@ -327,43 +275,4 @@ fn a_twin_that_panics_breaks_the_device() {
     assert_eq!(driver.synchronize(), Err(700));
     let found = rig.double.violations();
     assert!(found.contains("kernel impatient panicked: ") && found.contains("not what was wanted"), "{found}");
-}
-
-/// Pageable bytes are taken before the call returns, and are the caller's again.
-#[test]
-fn pageable_memory_is_read_at_once() {
-    on_the_double!();
-    let driver = Driver::open(14);
-    let rig = Rig::new(14, &driver);
-    rig.double.set_rate(BYTES as u64 * 10);
-    rig.copy(rig.first);
-    let mut bytes = vec![1; BYTES];
-    driver.copy_pageable(rig.memory, &bytes, rig.first).unwrap();
-    bytes.fill(2);
-    rig.double.host_wrote(&bytes);
-    assert_eq!(driver.read_back(rig.memory, BYTES, rig.first).unwrap(), [1; BYTES]);
-    rig.expect_nothing();
-}
-
-/// An entry point of the double, of this type.
-fn entry<T: Copy>(name: &CStr) -> T {
-    Double::load();
-    // SAFETY: a zero-terminated name.
-    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-    assert!(!symbol.is_null() && size_of::<T>() == size_of::<*mut c_void>());
-    // SAFETY: the tests name the type that the driver's header has.
-    unsafe { std::mem::transmute_copy(&symbol) }
-}
-
-/// With the context of `ordinal` current, which somebody holds.
-fn inside<T>(ordinal: usize, body: impl FnOnce() -> T) -> T {
-    let push = entry::<unsafe extern "C" fn(usize) -> u32>(c"cuCtxPushCurrent_v2");
-    let pop = entry::<unsafe extern "C" fn(*mut usize) -> u32>(c"cuCtxPopCurrent_v2");
-    let mut popped = 0;
-    // SAFETY: the double knows contexts by their device.
-    assert_eq!(unsafe { push(ordinal + 1) }, 0);
-    let result = body();
-    // SAFETY: a place for the answer.
-    assert_eq!(unsafe { pop(&mut popped) }, 0);
-    result
 }
