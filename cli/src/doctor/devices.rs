@@ -8,11 +8,13 @@ use super::{Check, Status, rate};
 /// Bytes that are copied to find a rate: long enough for a steady one, and still well below a second.
 const COPIED: usize = 512 << 20;
 
-pub(super) fn checks(driver: &DriverFacts) -> Vec<Check> {
-    let mut checks = vec![driver_check(driver), host_copies()];
+/// `quick` copies so little that the rates mean nothing.
+pub(super) fn checks(driver: &DriverFacts, quick: bool) -> Vec<Check> {
+    let copied = if quick { COPIED / 16 } else { COPIED };
+    let mut checks = vec![driver_check(driver), host_copies(copied)];
     for device in &driver.devices {
         checks.push(device_check(device));
-        checks.push(device_copies(device));
+        checks.push(device_copies(device, 4 * copied));
     }
     checks
 }
@@ -30,9 +32,9 @@ fn driver_check(driver: &DriverFacts) -> Check {
     }
 }
 
-fn host_copies() -> Check {
+fn host_copies(copied: usize) -> Check {
     const NAME: &str = "host copies";
-    match copy_rate(&Device::host(), COPIED) {
+    match copy_rate(&Device::host(), copied) {
         Ok(mb_s) => {
             let meaning = "how fast one thread gathers batches in host memory";
             Check::new(NAME, rate(mb_s, 2000.0, 500.0), format!("{mb_s:.0} MB/s"), meaning)
@@ -52,9 +54,9 @@ fn device_check(device: &DeviceFacts) -> Check {
     }
 }
 
-fn device_copies(device: &DeviceFacts) -> Check {
+fn device_copies(device: &DeviceFacts, copied: usize) -> Check {
     const NAME: &str = "device copies";
-    let measured = Device::cuda(device.ordinal).and_then(|found| copy_rate(&found, 4 * COPIED));
+    let measured = Device::cuda(device.ordinal).and_then(|found| copy_rate(&found, copied));
     match measured {
         Ok(mb_s) => {
             // Gen 3 with 16 lanes brings 12 GB/s.

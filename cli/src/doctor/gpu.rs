@@ -12,31 +12,34 @@ use crate::progress;
 pub(super) struct Measured {
     device: u32,
     name: String,
+    /// Whether it was only seen that all works: figures mean nothing then.
+    quick: bool,
     findings: Vec<Finding>,
 }
 
 /// Measures each device, one after the other. A device that cannot be opened has one finding: why.
-pub(super) fn measure(driver: &DriverFacts, quiet: bool) -> Vec<Measured> {
-    driver.devices.iter().map(|facts| Measured::take(facts, quiet)).collect()
+pub(super) fn measure(driver: &DriverFacts, quick: bool, quiet: bool) -> Vec<Measured> {
+    driver.devices.iter().map(|facts| Measured::take(facts, quick, quiet)).collect()
 }
 
 impl Measured {
-    fn take(facts: &DeviceFacts, quiet: bool) -> Measured {
+    fn take(facts: &DeviceFacts, quick: bool, quiet: bool) -> Measured {
+        let effort = if quick { Effort::glance() } else { Effort::short() };
         let bar = progress::bar(quiet, "{spinner} measuring {msg}");
         let told = |part: &str| {
             bar.set_message(format!("cuda:{}: {part}", facts.ordinal));
             bar.tick();
         };
-        let found =
-            Device::cuda(facts.ordinal).and_then(|device| measure_parts(&device, &Effort::short(), |_| true, told));
+        let found = Device::cuda(facts.ordinal).and_then(|device| measure_parts(&device, &effort, |_| true, told));
         bar.finish_and_clear();
         let findings = found.unwrap_or_else(|error| vec![Finding::failed("device", "opening it", error)]);
-        Measured { device: facts.ordinal, name: facts.name.clone(), findings }
+        Measured { device: facts.ordinal, name: facts.name.clone(), quick, findings }
     }
 
     /// A line for each figure, under the parts' names; what failed or is no figure has its words below.
     pub(super) fn text(&self, columns: usize) -> String {
-        let mut lines = vec![format!("cuda:{} {}, measured", self.device, self.name)];
+        let how = if self.quick { "tried: figures mean nothing" } else { "measured" };
+        let mut lines = vec![format!("cuda:{} {}, {how}", self.device, self.name)];
         let width = self.findings.iter().map(|finding| finding.name.chars().count()).max().unwrap_or(0);
         let mut part = "";
         for finding in &self.findings {
@@ -84,7 +87,7 @@ mod tests {
                 "a batch has the digest 0x1 on the device, and it should have another one than that",
             ),
         ];
-        let text = Measured { device: 1, name: "NVIDIA H100".into(), findings }.text(80);
+        let text = Measured { device: 1, name: "NVIDIA H100".into(), quick: false, findings }.text(80);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "cuda:1 NVIDIA H100, measured");
         assert_eq!(lines[1], "  copies");

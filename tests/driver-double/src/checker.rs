@@ -33,7 +33,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use crate::device::thread;
-use crate::faults::{Guard, guard};
+use crate::faults::{Guard, SETTINGS};
 use crate::guard::Guarded;
 
 /// Reports that are kept of one device: the first ones say it all.
@@ -123,6 +123,8 @@ pub(crate) struct Checker {
     /// Kernels whose twins have yet to say what they use.
     late: HashMap<u64, Arc<Op>>,
     reports: HashMap<usize, Vec<String>>,
+    /// How many of them somebody has been told.
+    told: HashMap<usize, usize>,
     /// Accesses when they were last looked through.
     looked_through: usize,
     /// Pages that the guard has protected at some time.
@@ -130,9 +132,20 @@ pub(crate) struct Checker {
 }
 
 impl Checker {
-    /// What was found on a device, a line each.
-    pub(crate) fn reports(&self, device: usize) -> String {
-        self.reports.get(&device).map_or(String::new(), |reports| reports.join("\n"))
+    /// What was found on a device, a line each. From now on it counts as told.
+    pub(crate) fn reports(&mut self, device: usize) -> String {
+        let reports = self.reports.get(&device).map_or(&[][..], Vec::as_slice);
+        self.told.insert(device, reports.len());
+        reports.join("\n")
+    }
+
+    /// What nobody has asked for, a line each.
+    pub(crate) fn untold(&self) -> String {
+        let of_device = |(device, reports): (&usize, &Vec<String>)| {
+            let told = self.told.get(device).copied().unwrap_or(0);
+            reports[told..].iter().map(|report| format!("device {device}: {report}\n")).collect::<String>()
+        };
+        self.reports.iter().map(of_device).collect()
     }
 
     pub(crate) fn report(&mut self, device: usize, what: impl Into<String>) {
@@ -297,7 +310,12 @@ impl Checker {
     }
 
     fn is_observed(&self, access: &Access) -> bool {
-        self.host.covers(access.op.stream, access.op.index)
+        self.is_over(&access.op)
+    }
+
+    /// Whether the host has observed its end.
+    pub(crate) fn is_over(&self, op: &Op) -> bool {
+        self.host.covers(op.stream, op.index)
     }
 
     /// Drops accesses that nothing can race with any more, when there are twice as many as there were left the last time.
@@ -325,7 +343,7 @@ impl Checker {
 
     /// Lets the host write again where all copies have been observed to be over.
     fn unguard(&mut self) {
-        if guard() == Guard::Off {
+        if SETTINGS.guard == Guard::Off {
             return;
         }
         let mut over = Vec::new();

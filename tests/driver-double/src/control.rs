@@ -2,13 +2,15 @@
 
 use std::ffi::{CString, c_void};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::calls::Calls;
 use crate::checker::{Use, checker};
-use crate::device::{CURRENT, Device, INVALID_VALUE};
+use crate::device::{CAPTURE_MODE, CURRENT, Device, GLOBAL, INVALID_VALUE};
+use crate::host;
 use crate::stream::Work;
 use crate::twin::{Launch, RawTwin};
 
@@ -30,8 +32,9 @@ pub struct Control {
     refuse_batches: extern "C" fn(u32),
     twin: unsafe extern "C" fn(*const u8, usize, RawTwin),
     host_wrote: extern "C" fn(u32, usize, usize),
-    report_early_writes: extern "C" fn(),
     settle: extern "C" fn(u32),
+    is_in_global_mode: extern "C" fn() -> bool,
+    capture_elsewhere: extern "C" fn(u32, bool),
 }
 
 /// What exists on a device at one moment.
@@ -70,6 +73,15 @@ pub struct DoubleDevice {
     ordinal: u32,
 }
 
+/// The library that was built beside the running test.
+///
+/// # Panics
+/// When the test has no path.
+pub fn library() -> PathBuf {
+    let test = std::env::current_exe().expect("the running test has a path");
+    test.with_file_name("libfarfeed_driver_double.so")
+}
+
 impl Double {
     /// Loads the library that was built beside the running test. Must come before anything asks for a CUDA driver.
     ///
@@ -78,8 +90,7 @@ impl Double {
     pub fn load() -> Double {
         static LOADED: OnceLock<Double> = OnceLock::new();
         *LOADED.get_or_init(|| {
-            let test = std::env::current_exe().expect("the running test has a path");
-            let path = test.with_file_name("libfarfeed_driver_double.so");
+            let path = library();
             let name = CString::new(path.as_os_str().as_bytes()).expect("a path without a zero byte");
             assert!(!crate::on_gpu(), "FARFEED_TEST_GPU is set: the double must not stand beside the driver");
             // SAFETY: a zero-terminated path; the library has no constructors. It stays loaded for good.
@@ -109,14 +120,14 @@ impl Double {
         unsafe { (self.0.twin)(name.as_ptr(), name.len(), RawTwin::new(twin)) };
     }
 
-    /// From now on host memory that a copy may be reading is read-only, and a write to it is a violation: `guard=report`.
-    pub fn report_early_writes(self) {
-        (self.0.report_early_writes)();
-    }
-
     /// Driver calls that were made in processes forked off this one; each was refused.
     pub fn calls_in_children(self) -> u64 {
         (self.0.calls_in_children)()
+    }
+
+    /// Whether the calling thread is as threads begin: with no context current, and in the global mode towards captures.
+    pub fn thread_is_untouched(self) -> bool {
+        self.contexts_on_this_thread() == 0 && (self.0.is_in_global_mode)()
     }
 
     /// Contexts that are current on the calling thread.
@@ -169,7 +180,7 @@ impl DoubleDevice {
         (self.control.live)(self.ordinal)
     }
 
-    /// What has happened that must not happen, a line each; empty when all is well.
+    /// What has happened that must not happen, a line each; empty when all is well. What this tells counts as read.
     pub fn violations(&self) -> String {
         self.text(self.control.violations)
     }
@@ -182,6 +193,12 @@ impl DoubleDevice {
     /// Batches of copies are refused as not supported, as by a driver before 12.8.
     pub fn refuse_batches(&self) {
         (self.control.refuse_batches)(self.ordinal);
+    }
+
+    /// Says that another thread is capturing a graph in global mode, or is not any more: calls that would break it are refused and
+    /// are violations, but for threads whose mode is relaxed.
+    pub fn capture_elsewhere(&self, is_captured: bool) {
+        (self.control.capture_elsewhere)(self.ordinal, is_captured);
     }
 
     /// The host's NUMA node that the device is nearest to; -1 for none.
@@ -225,8 +242,9 @@ pub static FARFEED_DRIVER_DOUBLE: Control = Control {
     refuse_batches,
     twin,
     host_wrote,
-    report_early_writes,
     settle,
+    is_in_global_mode,
+    capture_elsewhere,
 };
 
 fn device(ordinal: u32) -> &'static std::sync::Arc<Device> {
@@ -317,14 +335,10 @@ extern "C" fn live(ordinal: u32) -> Live {
     Live {
         contexts: device.retained.load(Ordering::Acquire),
         allocations: tables.allocations.len(),
-        registrations: tables.registrations.len(),
+        registrations: host::count(device.ordinal),
         streams: tables.streams.len(),
         events: tables.events.len(),
     }
-}
-
-extern "C" fn report_early_writes() {
-    crate::faults::report_early_writes();
 }
 
 extern "C" fn reset_calls(ordinal: u32) {
@@ -363,4 +377,12 @@ unsafe extern "C" fn calls(ordinal: u32, text: *mut u8, len: usize) -> usize {
 
 extern "C" fn contexts_on_this_thread() -> usize {
     CURRENT.with_borrow(Vec::len)
+}
+
+extern "C" fn is_in_global_mode() -> bool {
+    CAPTURE_MODE.get() == GLOBAL
+}
+
+extern "C" fn capture_elsewhere(ordinal: u32, is_captured: bool) {
+    device(ordinal).is_captured.store(is_captured, Ordering::Release);
 }

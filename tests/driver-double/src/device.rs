@@ -1,7 +1,8 @@
 //! Devices: what exists on them, and which one a call is for.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::mem::take;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock};
@@ -9,9 +10,10 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock};
 use crate::calls::Counters;
 use crate::checker::checker;
 use crate::faults::SETTINGS;
+use crate::host;
 use crate::memory::Memory;
 use crate::module::{Function, Module};
-use crate::stream::{Event, Kind, Link, Stream};
+use crate::stream::{Event, Kind, Link, Mark, Stream};
 
 pub(crate) const DEVICES: usize = 16;
 pub(crate) const MEMORY_BYTES: usize = 1 << 30;
@@ -30,9 +32,15 @@ pub(crate) const INVALID_HANDLE: u32 = 400;
 pub(crate) const NOT_FOUND: u32 = 500;
 pub(crate) const NOT_READY: u32 = 600;
 pub(crate) const ILLEGAL_ADDRESS: u32 = 700;
+pub(crate) const CONTEXT_IS_DESTROYED: u32 = 709;
 pub(crate) const ALREADY_REGISTERED: u32 = 712;
 pub(crate) const NOT_REGISTERED: u32 = 713;
 pub(crate) const NOT_SUPPORTED: u32 = 801;
+pub(crate) const CAPTURE_UNSUPPORTED: u32 = 900;
+
+/// The modes of a thread towards captures of graphs: the one that there is, and the last one, in which nothing is forbidden.
+pub(crate) const GLOBAL: u32 = 0;
+pub(crate) const RELAXED: u32 = 2;
 
 /// Handles of the default streams: null and 1 are the legacy one, 2 is the calling thread's.
 pub(crate) const LEGACY: usize = 1;
@@ -44,6 +52,7 @@ static NEXT_HANDLE: AtomicU64 = AtomicU64::new(0x1000);
 thread_local! {
     /// The contexts that are current on this thread, the innermost last; a context is known by its device.
     pub(crate) static CURRENT: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+    pub(crate) static CAPTURE_MODE: Cell<u32> = const { Cell::new(GLOBAL) };
     static THREAD: Thread = Thread(new_handle());
 }
 
@@ -64,7 +73,12 @@ pub(crate) fn thread() -> usize {
 
 pub(crate) struct Device {
     pub(crate) ordinal: usize,
+    /// References to the primary context.
     pub(crate) retained: AtomicI64,
+    /// Held while the context is taken or released.
+    pub(crate) taking: Mutex<()>,
+    /// Whether some other thread is said to be capturing a graph, in global mode.
+    pub(crate) is_captured: AtomicBool,
     /// The error that every call returns from now on.
     pub(crate) fault: AtomicU32,
     /// How many more of its kind go well; negative for all of them.
@@ -85,7 +99,6 @@ pub(crate) struct Device {
 #[derive(Default)]
 pub(crate) struct Tables {
     pub(crate) allocations: HashMap<usize, Arc<Memory>>,
-    pub(crate) registrations: HashMap<usize, usize>,
     pub(crate) streams: HashMap<usize, Arc<Stream>>,
     pub(crate) events: HashMap<usize, Arc<Event>>,
     pub(crate) modules: HashMap<usize, Arc<Module>>,
@@ -102,6 +115,8 @@ impl Device {
         Arc::new(Device {
             ordinal,
             retained: AtomicI64::new(0),
+            taking: Mutex::new(()),
+            is_captured: AtomicBool::new(false),
             fault: AtomicU32::new(SUCCESS),
             copies_until_fault: AtomicI64::new(settings.copy - 1),
             allocations_until_refusal: AtomicI64::new(settings.device_allocation - 1),
@@ -117,12 +132,27 @@ impl Device {
         })
     }
 
+    pub(crate) fn all() -> impl Iterator<Item = &'static Arc<Device>> {
+        ALL.iter()
+    }
+
     pub(crate) fn by_ordinal(ordinal: usize) -> Option<&'static Arc<Device>> {
-        ALL.get(ordinal)
+        ALL[..SETTINGS.devices].get(ordinal)
     }
 
     /// The device whose context is current on this thread.
+    /// The one of the context that is current on this thread, if somebody still holds that.
     pub(crate) fn current() -> Result<&'static Arc<Device>, u32> {
+        let device = Device::innermost()?;
+        if device.retained.load(Ordering::Acquire) <= 0 {
+            device.violate("a context was used after its last release");
+            return Err(CONTEXT_IS_DESTROYED);
+        }
+        Ok(device)
+    }
+
+    /// As [`Device::current`], be the context what it may.
+    pub(crate) fn innermost() -> Result<&'static Arc<Device>, u32> {
         CURRENT.with_borrow(|stack| stack.last().and_then(|ordinal| ALL.get(*ordinal))).ok_or(INVALID_CONTEXT)
     }
 
@@ -157,6 +187,28 @@ impl Device {
     /// From now on nothing is carried out, and every call says `fault`.
     pub(crate) fn fail(&self, fault: u32) {
         let _ = self.fault.compare_exchange(SUCCESS, fault, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Returns when all is done that streams had been given to do, or the device has failed: what freeing memory may take. It orders nothing.
+    pub(crate) fn wait_for_present_work(&self) {
+        let marks: Vec<Arc<Mark>> = self.tables().all_streams().filter_map(|stream| stream.mark_end()).collect();
+        marks.iter().for_each(|mark| mark.wait(self));
+    }
+
+    /// The last reference to the context is gone: what is in flight ends. What was left in the context is counted until it is taken again.
+    pub(crate) fn end_context(&self) {
+        self.wait_for_present_work();
+        let streams: Vec<u32> = self.tables().all_streams().map(|stream| stream.number).collect();
+        checker().observe_streams(streams.into_iter());
+    }
+
+    /// The first reference to a new context: handles and memory of the last one are of no use in it.
+    pub(crate) fn begin_context(&self) {
+        let old = take(&mut *self.tables());
+        old.all_streams().for_each(|stream| stream.close());
+        let mut checker = checker();
+        old.allocations.values().for_each(|memory| checker.forget(&memory.range()));
+        host::unlock_all(self.ordinal);
     }
 
     pub(crate) fn violate(&self, what: impl Into<String>) {
@@ -197,10 +249,6 @@ impl Tables {
     /// The allocation that `range` lies in.
     pub(crate) fn memory(&self, range: &Range<usize>) -> Option<&Arc<Memory>> {
         self.allocations.values().find(|memory| memory.holds(range))
-    }
-
-    pub(crate) fn is_registered(&self, range: &Range<usize>) -> bool {
-        self.registrations.iter().any(|(start, bytes)| *start <= range.start && range.end <= start + bytes)
     }
 }
 

@@ -30,6 +30,11 @@ pub(crate) fn calls_in_children() -> &'static AtomicU64 {
 /// The process that called `cuInit`; 0 before that.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
 
+/// Whether this is the process that called `cuInit`.
+pub(crate) fn is_of_this_process() -> bool {
+    PROCESS.load(Ordering::Acquire) == std::process::id()
+}
+
 /// Refuses before `cuInit`, and in a forked child, as the real one does.
 fn started() -> Result<(), u32> {
     match PROCESS.load(Ordering::Acquire) {
@@ -65,6 +70,7 @@ fn call(name: &'static str, body: impl FnOnce(&'static Arc<Device>) -> Result<()
     code(started().and_then(|()| {
         let device = counted(name)?;
         device.observed_health()?;
+        device.allows(name)?;
         body(device)
     }))
 }
@@ -73,6 +79,7 @@ fn call(name: &'static str, body: impl FnOnce(&'static Arc<Device>) -> Result<()
 fn giving_back(name: &'static str, body: impl FnOnce(&'static Arc<Device>) -> Result<(), u32>) -> u32 {
     code(started().and_then(|()| {
         let device = counted(name)?;
+        device.allows(name)?;
         body(device)?;
         device.observed_health()
     }))
@@ -84,7 +91,31 @@ fn counted(name: &'static str) -> Result<&'static Arc<Device>, u32> {
     Ok(device)
 }
 
+/// Calls that no capture of another thread's forbids: they enqueue, or order what is enqueued. All others are taken for what the
+/// driver calls potentially unsafe.
+const NEVER_FORBIDDEN: [&str; 9] = [
+    "cuCtxGetDevice",
+    "cuEventRecord",
+    "cuLaunchKernel",
+    "cuMemcpyBatchAsync",
+    "cuMemcpyBatchAsync_v2",
+    "cuMemcpyDtoDAsync_v2",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemsetD8Async",
+    "cuStreamWaitEvent",
+];
+
 impl Device {
+    /// Refuses what would break a graph that another thread is said to capture, where this thread's mode does not say that it knows better.
+    fn allows(&self, name: &'static str) -> Result<(), u32> {
+        let is_captured = self.is_captured.load(Ordering::Acquire);
+        if !is_captured || CAPTURE_MODE.get() == RELAXED || NEVER_FORBIDDEN.contains(&name) {
+            return Ok(());
+        }
+        self.violate(format!("{name} breaks a capture of another thread's: this one's mode is not relaxed"));
+        Err(CAPTURE_UNSUPPORTED)
+    }
+
     /// Counts a call; it may be the one with which the device is lost.
     fn count(&self, name: &'static str) {
         self.calls.add(name, 1);

@@ -1,7 +1,8 @@
 //! What goes wrong, told before the process begins: the environment variable `FARFEED_DOUBLE`, for all devices alike.
 
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::device::DEVICES;
 
 /// The settings of this process.
 pub(crate) static SETTINGS: LazyLock<Settings> =
@@ -21,19 +22,9 @@ pub(crate) struct Settings {
     /// What every call says after `operation` of them.
     pub(crate) loss: u32,
     pub(crate) guard: Guard,
-}
-
-/// Whether tests have asked for the guard's reports since.
-static REPORTS: AtomicBool = AtomicBool::new(false);
-
-/// The guard that holds now.
-pub(crate) fn guard() -> Guard {
-    if SETTINGS.guard == Guard::Off && REPORTS.load(Ordering::Acquire) { Guard::Report } else { SETTINGS.guard }
-}
-
-/// Has the guard report from now on, where it does nothing yet.
-pub(crate) fn report_early_writes() {
-    REPORTS.store(true, Ordering::Release);
+    pub(crate) devices: usize,
+    /// Whether kernels that measure have their twins.
+    pub(crate) twins: bool,
 }
 
 /// What becomes of a host write into memory that a copy may still be reading.
@@ -41,7 +32,7 @@ pub(crate) fn report_early_writes() {
 pub(crate) enum Guard {
     /// Nothing: memory stays writable.
     Off,
-    /// It is reported, and carried out.
+    /// It is reported, and carried out; unless something else was told.
     Report,
     /// It ends the process, at the line that writes.
     Die,
@@ -58,7 +49,9 @@ impl Settings {
             copy: 0,
             operation: 0,
             loss: 999,
-            guard: Guard::Off,
+            guard: Guard::Report,
+            devices: DEVICES,
+            twins: false,
         };
         for pair in text.split(',').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -74,10 +67,16 @@ impl Settings {
                 "loss" => settings.loss = number() as u32,
                 "guard" => {
                     settings.guard = match value {
+                        "off" => Guard::Off,
                         "report" => Guard::Report,
                         "die" => Guard::Die,
-                        _ => panic!("FARFEED_DOUBLE: guard=report or guard=die"),
+                        _ => panic!("FARFEED_DOUBLE: guard=off, guard=report or guard=die"),
                     }
+                }
+                "devices" => settings.devices = (number() as usize).min(DEVICES),
+                "twins" => {
+                    assert_eq!(value, "measure", "FARFEED_DOUBLE: twins=measure");
+                    settings.twins = true;
                 }
                 _ => panic!("FARFEED_DOUBLE knows no {name:?}"),
             }

@@ -1,7 +1,7 @@
 //! The guard: host memory that a copy reads is read-only from the moment the copy is enqueued until the host has observed
 //! that it is over. Whoever recycles it earlier faults, at the line that writes.
 //!
-//! By `guard=die` that fault ends the process, as any fault would. By `guard=report` it is a report, and the write goes on.
+//! That fault is a report, and the write goes on. By `guard=die` it ends the process, as any fault would; by `guard=off` there is none.
 //! Protection is by pages of the system: a write beside the copied bytes, on one page with them, is let through, and the page
 //! is open from then on. What the kernel writes for the host fails with `EFAULT`; what it writes into memory that was
 //! registered with a ring before goes unnoticed.
@@ -11,16 +11,16 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::checker::checker;
-use crate::faults::{Guard, guard};
+use crate::faults::{Guard, SETTINGS};
 use crate::memory::page_bytes;
 
 /// Pages that are read-only for one copy.
 pub(crate) struct Guarded(Range<usize>);
 
 impl Guarded {
-    /// Protects the pages of `range`, where that is asked for.
+    /// Protects the pages of `range`, which is registered: memory that was mapped for this, and is no allocator's.
     pub(crate) fn new(range: &Range<usize>) -> Option<Guarded> {
-        let guard = guard();
+        let guard = SETTINGS.guard;
         if guard == Guard::Off || range.is_empty() {
             return None;
         }

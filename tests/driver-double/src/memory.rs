@@ -1,8 +1,11 @@
 //! Device memory: a file in memory, mapped twice. The address that the host is told allows no access at all, so that whoever
-//! dereferences it faults; streams use the other one.
+//! dereferences it faults; streams use the other one. It begins at a multiple of 256 and no more, which is all that a driver promises.
 
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
+
+/// What is mapped in front of an allocation.
+const LEAD: usize = 256;
 
 /// One allocation. Its address is never given out again; its pages go back to the system with the last use.
 pub(crate) struct Memory {
@@ -15,7 +18,7 @@ pub(crate) struct Memory {
 impl Memory {
     /// `bytes` of 0xDB; `None` when the system has no memory.
     pub(crate) fn new(bytes: usize) -> Option<Arc<Memory>> {
-        let mapped = bytes.checked_next_multiple_of(page_bytes())?;
+        let mapped = bytes.checked_add(LEAD)?.checked_next_multiple_of(page_bytes())?;
         // SAFETY: a zero-terminated name.
         let file = unsafe { libc::memfd_create(c"driver double".as_ptr(), libc::MFD_CLOEXEC) };
         if file < 0 {
@@ -39,7 +42,7 @@ impl Memory {
 
     /// What the host is told.
     pub(crate) fn range(&self) -> Range<usize> {
-        self.outside..self.outside + self.bytes
+        self.outside + LEAD..self.outside + LEAD + self.bytes
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -47,12 +50,13 @@ impl Memory {
     }
 
     pub(crate) fn holds(&self, range: &Range<usize>) -> bool {
-        self.outside <= range.start && range.end <= self.outside + self.bytes
+        let all = self.range();
+        all.start <= range.start && range.end <= all.end
     }
 
     pub(crate) fn poison(&self, value: u8) {
         // SAFETY: a live mapping of at least that many bytes; nothing holds a reference into it: it is what a device writes to.
-        unsafe { std::ptr::write_bytes(self.inside as *mut u8, value, self.bytes) };
+        unsafe { std::ptr::write_bytes((self.inside + LEAD) as *mut u8, value, self.bytes) };
     }
 
     /// Where streams find `range`, which this memory holds.

@@ -8,10 +8,17 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use crate::checker::{Checker, Op, Use, checker};
 use crate::device::{Device, ILLEGAL_ADDRESS, INVALID_PTX, UNSUPPORTED_PTX_VERSION};
 use crate::faults::SETTINGS;
+use crate::kernels;
 use crate::memory::Memory;
 use crate::twin::{RawLaunch, RawTwin};
 
-static TWINS: LazyLock<Mutex<HashMap<String, RawTwin>>> = LazyLock::new(Mutex::default);
+static TWINS: LazyLock<Mutex<HashMap<String, RawTwin>>> = LazyLock::new(|| {
+    let mut twins = HashMap::new();
+    if SETTINGS.twins {
+        twins.extend(kernels::measuring());
+    }
+    Mutex::new(twins)
+});
 
 /// Has `twin` run where a kernel called `name` is launched.
 pub(crate) fn register(name: String, twin: RawTwin) {
@@ -25,6 +32,8 @@ pub(crate) fn twin(name: &str) -> Option<RawTwin> {
 /// What PTX holds.
 pub(crate) struct Module {
     pub(crate) functions: HashMap<String, Vec<usize>>,
+    /// The last kernel of it in each stream.
+    launched: Mutex<HashMap<u32, Arc<Op>>>,
 }
 
 /// A kernel, and the bytes of each of its parameters.
@@ -50,7 +59,18 @@ impl Module {
             let sizes = list.split(',').filter(|parameter| !parameter.trim().is_empty()).map(parameter_bytes);
             functions.insert(name.trim().to_owned(), sizes.collect::<Option<_>>().ok_or(INVALID_PTX)?);
         }
-        Ok(Module { functions })
+        Ok(Module { functions, launched: Mutex::default() })
+    }
+
+    /// One of its kernels was enqueued.
+    pub(crate) fn launched(&self, stream: u32, op: &Arc<Op>) {
+        self.launched.lock().unwrap_or_else(PoisonError::into_inner).insert(stream, Arc::clone(op));
+    }
+
+    /// A kernel of it whose end the host has not observed.
+    pub(crate) fn in_use(&self, checker: &Checker) -> Option<Arc<Op>> {
+        let launched = self.launched.lock().unwrap_or_else(PoisonError::into_inner);
+        launched.values().find(|op| !checker.is_over(op)).cloned()
     }
 }
 
@@ -90,8 +110,6 @@ pub(crate) struct Launching {
     pub(crate) block: [u32; 3],
     pub(crate) shared_bytes: u32,
     pub(crate) late: Late,
-    /// Until it has run.
-    pub(crate) _module: Arc<Module>,
 }
 
 /// What the checker knows a kernel by until it has run, or will not run any more.

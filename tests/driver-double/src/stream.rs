@@ -206,11 +206,21 @@ impl Stream {
     /// Has this stream wait for what is in the other one now.
     fn follow(&self, checker: &mut Checker, other: &Stream) {
         checker.follow(self.number, other.number);
-        if !other.is_idle() {
-            let mark = Arc::new(Mark::default());
-            other.push(Work::Record(Arc::clone(&mark)));
+        if let Some(mark) = other.mark_end() {
             self.push(Work::Wait(mark));
         }
+    }
+
+    /// A mark behind what is in the queue; `None` when that is nothing, and then nothing may come to a stream that was destroyed.
+    pub(crate) fn mark_end(&self) -> Option<Arc<Mark>> {
+        let mut queue = self.lock();
+        if queue.work.is_empty() && !queue.is_busy {
+            return None;
+        }
+        let mark = Arc::new(Mark::default());
+        queue.work.push_back(Work::Record(Arc::clone(&mark)));
+        self.changed.notify_all();
+        Some(mark)
     }
 
     fn push(&self, work: Work) {

@@ -83,6 +83,8 @@ impl<'d> Rig<'d> {
         for name in names {
             assert!(found.contains(name), "{name:?} is not in {found:?}");
         }
+        // So that the host may give its memory back.
+        self.driver.synchronize().unwrap();
     }
 }
 
@@ -275,6 +277,7 @@ fn memory_that_is_given_back_is_used_by_nobody() {
     let found = rig.double.violations();
     assert!(found.contains("the host unregisters 8192 bytes") && found.lines().count() == 2, "{found}");
     assert_eq!(driver.free(rig.memory), Err(1));
+    assert!(rig.double.violations().ends_with("device memory was freed that was not allocated"));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use farfeed_driver_double::{Double, DoubleDevice, Driver, HostMemory};
+use farfeed_driver_double::{Double, DoubleDevice, Driver, HostMemory, UNREAD};
 
 const BYTES: usize = 64 << 10;
 const SCENE: &str = "FARFEED_TEST_SCENE";
@@ -30,6 +30,8 @@ fn scenes() {
         Ok("recycle in time") => recycle(true),
         Ok("report") => report(),
         Ok("neighbours") => neighbours(),
+        Ok("unread") => violate(false),
+        Ok("read") => violate(true),
         Ok("third allocation") => third_allocation(),
         Ok("first registration") => first_registration(),
         Ok("second copy") => second_copy(),
@@ -57,6 +59,7 @@ fn recycle(in_time: bool) {
     }
     host.write(BYTES / 2..BYTES / 2 + 1, 2);
     assert_eq!((host.bytes()[BYTES / 2], double.violations().as_str()), (2, ""));
+    driver.synchronize().unwrap();
 }
 
 #[test]
@@ -64,9 +67,9 @@ fn recycling_early_faults_at_the_line_that_writes() {
     let output = run("recycle early", "guard=die,rate=1000000000");
     assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{}", String::from_utf8_lossy(&output.stderr));
     // Without the guard nothing shows, neither in the bytes nor otherwise: the copy is over.
-    expect_success("recycle early", "rate=1000000000");
+    expect_success("recycle early", "guard=off,rate=1000000000");
     expect_success("recycle in time", "guard=die,rate=1000000000");
-    expect_success("recycle in time", "guard=report,rate=1000000000");
+    expect_success("recycle in time", "rate=1000000000");
 }
 
 /// The write goes on, and is told of; also from several threads, and again for the next copy.
@@ -105,8 +108,33 @@ fn neighbours() {
 
 #[test]
 fn the_guard_reports_and_lets_go_on() {
-    expect_success("report", "guard=report,rate=1000000000");
-    expect_success("neighbours", "guard=report,rate=1000000000");
+    expect_success("report", "rate=1000000000");
+    expect_success("neighbours", "rate=1000000000");
+}
+
+/// A violation of which `violations` is asked, or not.
+fn violate(is_read: bool) {
+    let driver = Driver::open(0);
+    let (double, stream, _event, memory, host) = rig(&driver);
+    driver.copy_to_device(memory, &host, 0..BYTES, stream).unwrap();
+    if is_read {
+        assert_eq!(double.violations(), "");
+    }
+    host.write(0..1, 2);
+    if is_read {
+        assert!(double.violations().contains("the host writes"));
+    }
+    driver.synchronize().unwrap();
+}
+
+/// What nobody asks for is told all the same: no test passes because it did not ask.
+#[test]
+fn a_report_that_nobody_reads_fails_the_process() {
+    let output = run("unread", "");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(UNREAD), "{told}");
+    assert!(told.contains("nobody has read:\ndevice 0: race: the host writes"), "{told}");
+    expect_success("read", "");
 }
 
 fn third_allocation() {

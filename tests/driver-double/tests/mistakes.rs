@@ -150,7 +150,6 @@ fn the_engine_without_a_mistake_is_well() {
     if on_gpu() {
         return;
     }
-    Double::load().report_early_writes();
     for (ordinal, pace) in [(0, Pace::Ahead), (1, Pace::Idle)] {
         assert_eq!(run(ordinal, Mistake::None, pace), (Vec::new(), 0));
     }
@@ -162,7 +161,6 @@ fn is_caught(ordinal: u32, mistake: Mistake, name: &str) {
     if on_gpu() {
         return;
     }
-    Double::load().report_early_writes();
     for (ordinal, pace) in [(ordinal, Pace::Ahead), (ordinal + 1, Pace::Idle)] {
         let (races, wrong) = run(ordinal, mistake, pace);
         let told = if pace == Pace::Ahead { "ahead" } else { "idle" };

@@ -1,17 +1,20 @@
 //! The driver itself, devices and contexts.
 
 use std::ffi::{CStr, c_char, c_int, c_uint};
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use super::{PROCESS, answer, call, calls_in_children, code, counted, started};
+use super::{PROCESS, answer, call, calls_in_children, code, started};
 use crate::calls::HOST_WAITS;
 use crate::checker::checker;
 use crate::device::*;
+use crate::ending::look_at_the_end;
 use crate::faults::SETTINGS;
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuInit(_flags: c_uint) -> u32 {
     calls_in_children();
+    look_at_the_end();
     if SETTINGS.init_error == SUCCESS {
         let _ = PROCESS.compare_exchange(0, std::process::id(), Ordering::AcqRel, Ordering::Acquire);
     }
@@ -48,6 +51,10 @@ fn known(error: u32) -> Option<(&'static CStr, &'static CStr)> {
             c"CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED",
             c"part or all of the requested memory range is already mapped",
         ),
+        CONTEXT_IS_DESTROYED => (c"CUDA_ERROR_CONTEXT_IS_DESTROYED", c"context is destroyed"),
+        CAPTURE_UNSUPPORTED => {
+            (c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", c"operation not permitted when stream is capturing")
+        }
         NOT_REGISTERED => {
             (c"CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED", c"pointer does not correspond to a registered memory region")
         }
@@ -82,7 +89,7 @@ fn by_ordinal(ordinal: c_int) -> Result<&'static std::sync::Arc<Device>, u32> {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> u32 {
     // SAFETY: the caller vouches for the place.
-    code(started().and_then(|()| unsafe { answer(count, DEVICES as c_int) }))
+    code(started().and_then(|()| unsafe { answer(count, SETTINGS.devices as c_int) }))
 }
 
 #[unsafe(no_mangle)]
@@ -164,6 +171,10 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_in
 pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut usize, device: c_int) -> u32 {
     code(by_ordinal(device).and_then(|found| {
         found.calls.add("cuDevicePrimaryCtxRetain", 1);
+        let _taking = found.taking.lock().unwrap_or_else(PoisonError::into_inner);
+        if found.retained.load(Ordering::Acquire) == 0 {
+            found.begin_context();
+        }
         found.retained.fetch_add(1, Ordering::AcqRel);
         // Contexts are known by their device; a handle must not be null.
         // SAFETY: the caller vouches for the place.
@@ -173,11 +184,19 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut usize, device: c
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuDevicePrimaryCtxRelease_v2(device: c_int) -> u32 {
-    code(by_ordinal(device).map(|found| {
+    code(by_ordinal(device).and_then(|found| {
         found.calls.add("cuDevicePrimaryCtxRelease_v2", 1);
-        if found.retained.fetch_sub(1, Ordering::AcqRel) <= 0 {
-            found.violate("a context was released more often than it was taken");
+        let _taking = found.taking.lock().unwrap_or_else(PoisonError::into_inner);
+        match found.retained.load(Ordering::Acquire) {
+            0 => {
+                found.violate("a context was released more often than it was taken");
+                return Err(INVALID_CONTEXT);
+            }
+            1 => found.end_context(),
+            _ => {}
         }
+        found.retained.fetch_sub(1, Ordering::AcqRel);
+        Ok(())
     }))
 }
 
@@ -186,7 +205,7 @@ fn held(context: usize) -> Result<&'static std::sync::Arc<Device>, u32> {
     let device = context.checked_sub(1).and_then(Device::by_ordinal).ok_or(INVALID_CONTEXT)?;
     if device.retained.load(Ordering::Acquire) <= 0 {
         device.violate("a context was used after its last release");
-        return Err(INVALID_CONTEXT);
+        return Err(CONTEXT_IS_DESTROYED);
     }
     Ok(device)
 }
@@ -201,7 +220,8 @@ pub extern "C" fn cuCtxPushCurrent_v2(context: usize) -> u32 {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxPopCurrent_v2(context: *mut usize) -> u32 {
-    code(started().and_then(|()| counted("cuCtxPopCurrent_v2")).and_then(|device| {
+    code(started().and_then(|()| Device::innermost()).and_then(|device| {
+        device.count("cuCtxPopCurrent_v2");
         CURRENT.with_borrow_mut(Vec::pop);
         // SAFETY: the caller vouches for the place.
         unsafe { answer(context, device.ordinal + 1) }
@@ -211,7 +231,7 @@ pub unsafe extern "C" fn cuCtxPopCurrent_v2(context: *mut usize) -> u32 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxGetCurrent(context: *mut usize) -> u32 {
     let handle = || {
-        Device::current().map_or(0, |device| {
+        Device::innermost().map_or(0, |device| {
             device.count("cuCtxGetCurrent");
             device.ordinal + 1
         })
@@ -225,7 +245,7 @@ pub unsafe extern "C" fn cuCtxGetCurrent(context: *mut usize) -> u32 {
 pub extern "C" fn cuCtxSetCurrent(context: usize) -> u32 {
     code(started().and_then(|()| {
         let device = if context == 0 { None } else { Some(held(context)?) };
-        match device.or(Device::current().ok()) {
+        match device.or(Device::innermost().ok()) {
             Some(device) => device.count("cuCtxSetCurrent"),
             None => return Ok(()),
         }
@@ -256,11 +276,18 @@ pub extern "C" fn cuCtxSynchronize() -> u32 {
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuThreadExchangeStreamCaptureMode(_mode: *mut c_uint) -> u32 {
-    // Nothing is ever captured, so the caller's mode may as well be the one there was.
-    code(started().map(|()| {
-        if let Ok(device) = Device::current() {
+pub unsafe extern "C" fn cuThreadExchangeStreamCaptureMode(mode: *mut c_uint) -> u32 {
+    code(started().and_then(|()| {
+        if let Ok(device) = Device::innermost() {
             device.count("cuThreadExchangeStreamCaptureMode");
+        }
+        // SAFETY: the caller vouches for the place, and for what is in it.
+        match unsafe { mode.as_mut() } {
+            Some(mode) if *mode <= RELAXED => {
+                *mode = CAPTURE_MODE.replace(*mode);
+                Ok(())
+            }
+            _ => Err(INVALID_VALUE),
         }
     }))
 }

@@ -11,6 +11,7 @@ use crate::checker::{Use, checker};
 use crate::device::*;
 use crate::faults::SETTINGS;
 use crate::guard::Guarded;
+use crate::host::{Locked, how_much_is_locked};
 use crate::stream::{Copy, Place, Stream, Work};
 
 /// When a copy reads host memory.
@@ -37,8 +38,10 @@ unsafe fn source(tables: &Tables, address: usize, bytes: usize, reads: Reads) ->
     if let Some(memory) = tables.memory(&range) {
         return Ok(Place::Device(Arc::clone(memory), address));
     }
-    if reads == Reads::Later || (reads == Reads::AsItLies && tables.is_registered(&range)) {
-        return Ok(Place::Host(address));
+    match (how_much_is_locked(&range), reads) {
+        (Locked::Partly, _) => return Err(INVALID_VALUE),
+        (Locked::Whole, Reads::AsItLies) | (_, Reads::Later) => return Ok(Place::Host(address)),
+        _ => {}
     }
     // SAFETY: by this function's contract valid until the call returns, at least.
     Ok(Place::Taken(unsafe { std::slice::from_raw_parts(address as *const u8, bytes) }.to_vec()))
@@ -62,7 +65,8 @@ fn enqueue(device: &Device, tables: &Tables, stream: &Stream, copies: Vec<Copy>,
                     Place::Device(_, address) => checker.access(&op, *address..*address + bytes, how, None),
                     Place::Host(address) => {
                         let range = *address..*address + bytes;
-                        let guarded = if how == Use::Read { Guarded::new(&range) } else { None };
+                        let is_guarded = how == Use::Read && how_much_is_locked(&range) == Locked::Whole;
+                        let guarded = if is_guarded { Guarded::new(&range) } else { None };
                         checker.access(&op, range, how, guarded);
                     }
                     Place::Taken(_) => {}
@@ -95,7 +99,10 @@ pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes:
         let mut tables = device.tables();
         let stream = tables.stream(device, stream)?;
         let from = on_device(&tables, from, bytes)?;
-        let is_registered = tables.is_registered(&range(to as usize, bytes)?);
+        let is_registered = match how_much_is_locked(&range(to as usize, bytes)?) {
+            Locked::Partly => return Err(INVALID_VALUE),
+            locked => locked == Locked::Whole,
+        };
         let copy = Copy { from, to: Place::Host(to as usize), bytes };
         enqueue(device, &tables, &stream, vec![copy], "a copy to the host");
         if is_registered {
@@ -194,7 +201,8 @@ impl Batch {
                 _ => return Err((INVALID_VALUE, index)),
             };
             let bytes = sizes[index];
-            if bytes == 0 {
+            // One flag is known: that compute should go on beside it.
+            if bytes == 0 || attributes[kind].flags > 1 {
                 return Err((INVALID_VALUE, index));
             }
             let to = on_device(tables, to[index], bytes).map_err(|code| (code, index))?;

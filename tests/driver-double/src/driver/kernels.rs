@@ -4,6 +4,7 @@ use std::ffi::{CStr, c_char, c_uint, c_void};
 use std::sync::Arc;
 
 use super::{answer, call, giving_back};
+use crate::checker::checker;
 use crate::device::*;
 use crate::module::{Function, Late, Launching, Module, twin};
 use crate::stream::Work;
@@ -38,16 +39,20 @@ pub unsafe extern "C" fn cuModuleLoadDataEx(
     unsafe { cuModuleLoadData(module, image) }
 }
 
-/// Work that was launched keeps what it needs, as the real one's does not: unloading under a kernel is noted.
+/// Work that was launched keeps what it needs, as the real one's does not: unloading is noted where the host has not observed that
+/// all kernels of the module are over.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuModuleUnload(module: usize) -> u32 {
     giving_back("cuModuleUnload", |device| {
         let mut tables = device.tables();
         let unloaded = tables.modules.remove(&module).ok_or(INVALID_HANDLE)?;
-        if Arc::strong_count(&unloaded) > 1 {
-            device.violate("a module was unloaded while its kernels were still to run");
-        }
         tables.functions.retain(|_, function| function.module != module);
+        drop(tables);
+        let has_failed = device.observed_health().is_err();
+        let in_use = unloaded.in_use(&checker());
+        if let Some(kernel) = in_use.filter(|_| !has_failed) {
+            device.violate(format!("a module was unloaded under {kernel}: the host has not observed its end"));
+        }
         Ok(())
     })
 }
@@ -110,8 +115,9 @@ pub unsafe extern "C" fn cuLaunchKernel(
         let name = function.name.clone();
         stream.enqueue(&tables, |checker| {
             let op = checker.enqueue(device.ordinal, stream.number, format!("kernel {name}"), false);
+            module.launched(stream.number, &op);
             let late = Late::new(checker, op);
-            Work::Launch(Launching { name, twin, parameters, grid, block, shared_bytes, late, _module: module })
+            Work::Launch(Launching { name, twin, parameters, grid, block, shared_bytes, late })
         });
         Ok(())
     })

@@ -9,6 +9,7 @@ use super::{answer, call, giving_back};
 use crate::calls::HOST_WAITS;
 use crate::checker::{Use, checker};
 use crate::device::*;
+use crate::host;
 use crate::memory::Memory;
 
 #[unsafe(no_mangle)]
@@ -39,7 +40,7 @@ pub unsafe extern "C" fn cuMemAlloc_v2(pointer: *mut u64, bytes: usize) -> u32 {
     })
 }
 
-/// Poisons the memory where work is still to use it; its address is never given out again.
+/// Poisons the memory where work is still to use it; its address is never given out again. Then has the host wait, as a real one may.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemFree_v2(pointer: u64) -> u32 {
     giving_back("cuMemFree_v2", |device| {
@@ -53,25 +54,28 @@ pub extern "C" fn cuMemFree_v2(pointer: u64) -> u32 {
         if Arc::strong_count(&memory) > 1 {
             memory.poison(0xDD);
         }
+        device.wait_for_present_work();
         Ok(())
     })
 }
 
+/// Portable, mapped, of a device, read only: all flags there are.
+const KNOWN_FLAGS: c_uint = 0xF;
+
 #[unsafe(no_mangle)]
-pub extern "C" fn cuMemHostRegister_v2(start: *mut c_void, bytes: usize, _flags: c_uint) -> u32 {
+pub extern "C" fn cuMemHostRegister_v2(start: *mut c_void, bytes: usize, flags: c_uint) -> u32 {
     call("cuMemHostRegister_v2", |device| {
         if device.refuses_registration.load(Ordering::Relaxed) {
             return Err(NOT_SUPPORTED);
         }
-        let (mut tables, start) = (device.tables(), start as usize);
-        if tables.registrations.iter().any(|(other, len)| *other < start + bytes && start < other + len) {
-            return Err(ALREADY_REGISTERED);
+        if flags > KNOWN_FLAGS {
+            return Err(INVALID_VALUE);
         }
         if is_the_one(&device.registrations_until_refusal) {
             return Err(OUT_OF_MEMORY);
         }
-        tables.registrations.insert(start, bytes);
-        Ok(())
+        let start = start as usize;
+        host::lock(device.ordinal, &(start..start.checked_add(bytes).ok_or(INVALID_VALUE)?))
     })
 }
 
@@ -79,10 +83,9 @@ pub extern "C" fn cuMemHostRegister_v2(start: *mut c_void, bytes: usize, _flags:
 pub extern "C" fn cuMemHostUnregister(start: *mut c_void) -> u32 {
     giving_back("cuMemHostUnregister", |device| {
         device.calls.add(HOST_WAITS, 1);
-        let start = start as usize;
-        let removed = device.tables().registrations.remove(&start);
-        let bytes = removed.ok_or(NOT_REGISTERED)?;
-        gone(device, &(start..start + bytes), "the host unregisters");
+        let range = host::unlock(start as usize)?;
+        gone(device, &range, "the host unregisters");
+        device.wait_for_present_work();
         Ok(())
     })
 }
