@@ -96,7 +96,7 @@ pub(crate) fn epoch(device: &Device, effort: &Effort, scene: &Scene, server: Com
     let single_s = product.seconds(&apparatus, &stream, effort.rounds)?;
     let step_s = scene.batch_bytes() / (scene.rate_bytes_s as f64 * scene.demand);
     let times = (step_s / single_s).ceil() as usize;
-    let mut through = Through { apparatus: &apparatus, stream, device, scene, bytes: &bytes, url: &distant.url };
+    let through = Through { apparatus: &apparatus, stream, device, scene, bytes: &bytes, url: &distant.url };
     let (bare, steady) = (through.run(1, None)?, through.run(scene.epochs, Some((&mut product, times)))?);
 
     let demand = scene.rate_bytes_s as f64 * scene.demand;
@@ -150,7 +150,7 @@ struct Told {
 
 impl Through<'_> {
     /// Streams `epochs` epochs, each batch with a digest and so many products as a step, if any.
-    fn run(&mut self, epochs: u64, mut products: Option<(&mut Product, usize)>) -> Result<Told> {
+    fn run(&self, epochs: u64, mut products: Option<(&mut Product, usize)>) -> Result<Told> {
         let Through { apparatus, stream, scene, .. } = self;
         let loader = Loader::builder(format!("{}/train.bin", self.url))
             .tokens(Tokens::new(Dtype::U16, scene.tokens))

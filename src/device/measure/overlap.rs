@@ -191,23 +191,26 @@ impl Scene<'_> {
         })?;
         copying.passed.last().map_or(Ok(()), |last| settle(&entered, last))?;
         let kernels_s = ran(ended.since(&entered, &begun)?)?;
-        let times: Vec<f64> = copying.passed.iter().map(|mark| mark.since(&entered, &begun)).collect::<Result<_>>()?;
-        let (fastest, slowest) = during(&times, kernels_s);
+        // All behind the first mark: what the driver says of times before it is nowhere written down.
+        let behind_first = |mark: &Mark| mark.since(&entered, &copying.passed[0]);
+        let ends = copying.passed[1..].iter().map(behind_first).collect::<Result<Vec<f64>>>()?;
+        let (mean, slowest) = during(&ends, behind_first(&begun)?, behind_first(&ended)?);
         let bytes = self.bay.len() as f64;
-        Ok(Both { kernels_s, bytes_s: bytes / fastest, slowest_bytes_s: bytes / slowest })
+        Ok(Both { kernels_s, bytes_s: bytes / mean, slowest_bytes_s: bytes / slowest })
     }
 }
 
-/// Of passes that ended at these times, the first entry being the beginning of the first: the mean seconds of those that lie within 0 and
-/// `end`, and the most that one took of which any part does. Where `end` is too near for two, all of them count.
-fn during(ends: &[f64], end: f64) -> (f64, f64) {
-    let passes = || ends.windows(2).map(|pair| (pair[0], pair[1]));
-    let mean = |passes: Vec<(f64, f64)>| passes.iter().map(|(from, to)| to - from).sum::<f64>() / passes.len() as f64;
-    let within: Vec<_> = passes().filter(|(from, to)| *from >= 0.0 && *to <= end).collect();
-    let touching = passes().filter(|(from, to)| *to > 0.0 && *from < end).map(|(from, to)| to - from);
-    let slowest = touching.fold(0.0, f64::max);
-    let mean = mean(if within.len() < 2 { passes().collect() } else { within });
-    (mean, if slowest > 0.0 { slowest } else { mean })
+/// Of passes that ended at these times, the first of which began at 0: the mean seconds of those that lie within `begin` and `end`, and the most
+/// that one took of which any part does. Where that is too short a time for two, all of them count.
+fn during(ends: &[f64], begin: f64, end: f64) -> (f64, f64) {
+    let begins = std::iter::once(0.0).chain(ends.iter().copied());
+    let passes: Vec<(f64, f64)> = begins.zip(ends.iter().copied()).collect();
+    let seconds = |(from, to): &(f64, f64)| to - from;
+    let within: Vec<_> = passes.iter().filter(|(from, to)| *from >= begin && *to <= end).map(seconds).collect();
+    let counted = if within.len() < 2 { passes.iter().map(seconds).collect() } else { within };
+    let mean = counted.iter().sum::<f64>() / counted.len() as f64;
+    let touching = passes.iter().filter(|(from, to)| *to > begin && *from < end).map(seconds);
+    (mean, touching.fold(mean, f64::max))
 }
 
 /// The seconds, if there are any.
@@ -240,13 +243,13 @@ mod tests {
     #[test]
     fn only_what_ran_beside_kernels_counts() {
         // Passes of 1 s each, but for one of 3 s that the kernels met, and one of 9 s after them.
-        let ends = [-2.5, -1.5, -0.5, 0.5, 1.5, 4.5, 5.5, 14.5];
-        let (mean, slowest) = during(&ends, 5.6);
+        let ends = [1.0, 2.0, 3.0, 4.0, 7.0, 8.0, 17.0];
+        let (mean, slowest) = during(&ends, 2.5, 8.0);
         assert!((mean - 5.0 / 3.0).abs() < 1e-9 && (slowest - 3.0).abs() < 1e-9, "{mean} {slowest}");
         // One that the end meets counts as slow, too.
-        assert!((during(&ends, 6.0).1 - 9.0).abs() < 1e-9);
+        assert!((during(&ends, 2.5, 8.5).1 - 9.0).abs() < 1e-9);
         // Kernels that were over at once.
-        let (mean, slowest) = during(&[-1.0, 1.0, 3.0], 0.1);
+        let (mean, slowest) = during(&[2.0, 4.0], 1.0, 1.1);
         assert!((mean - 2.0).abs() < 1e-9 && (slowest - 2.0).abs() < 1e-9, "{mean} {slowest}");
     }
 }
