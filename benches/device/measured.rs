@@ -95,9 +95,9 @@ impl Measured {
             Err(error) => return self.findings.push(Finding::failed(part, "all of it", error)),
         };
         self.seconds += ended.seconds;
-        let Some(told) =
-            ended.output.find('{').and_then(|at| serde_json::from_str::<Measured>(&ended.output[at..]).ok())
-        else {
+        // On a line of its own, or behind what a test's binary says of itself.
+        let read = |line: &str| serde_json::from_str::<Measured>(&line[line.find('{')?..]).ok();
+        let Some(told) = ended.output.lines().find_map(read) else {
             let why = format!("{}; it said: {}", ended.how(), ended.output.trim());
             return self.findings.push(Finding::failed(part, "all of it", why));
         };
