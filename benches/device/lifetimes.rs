@@ -54,6 +54,7 @@ pub(crate) fn lifetimes(device: &Device, effort: &Effort, (time, room): (Duratio
     }
     user.held.clear();
     user.check(&bytes)?;
+    user.products.iter().try_for_each(Product::check)?;
     let name = "batches used in several streams, released on others";
     let detail = "waited for by one or two streams or the host, held back by others, kept, dropped elsewhere; every digest right";
     Ok(vec![
@@ -176,7 +177,6 @@ impl User {
                 return Err(wrong(format!("digest {number} is {found:#x} on the device, not {wanted:#x}")));
             }
         }
-        self.products.iter().try_for_each(Product::check)?;
         self.tally = Tally::new(&self.apparatus, self.tally.places())?;
         self.compared += self.wanted.len();
         self.wanted.clear();
