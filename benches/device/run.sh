@@ -37,7 +37,7 @@ failed() {
 if command -v nvidia-smi >/dev/null 2>&1; then
     limited 30 nvidia-smi -q > "$results/smi-$stamp.txt" 2>&1 || failed "nvidia-smi did not end well"
 fi
-limited 120 "$here/farfeed" doctor --gpu "$results" > "$results/doctor-$stamp.txt" 2>&1 || failed "doctor did not end well"
+limited 300 "$here/farfeed" doctor --gpu "$results" > "$results/doctor-$stamp.txt" 2>&1 || failed "doctor did not end well"
 cat "$results/doctor-$stamp.txt"
 
 echo
