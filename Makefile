@@ -129,22 +129,27 @@ wheel:
 bench:
 	@cargo bench --workspace --all-features
 
-# The benchmark of the device and the command, built here and run elsewhere: see docs/gpu.md. They need the glibc that is told, and a driver.
+# The command, the benchmark of the device, and the tests that can use the machine's driver: built here and run elsewhere, see docs/gpu.md. They need
+# the glibc that is told, and a driver. One call of cargo: their dependencies have the same features then, and are built once.
 GPU := $(or $(CARGO_TARGET_DIR),target)/gpu
+GPU_TESTS := cuda_double cuda_teardown cuda_consumers finishing
 .PHONY: gpu
 gpu:
-	@mkdir -p $(GPU)
-	@cargo build --quiet --release --locked --package farfeed-cli --bin farfeed
-	@cp $(TARGET)/release/farfeed $(GPU)/farfeed
-	@built=$$(cargo bench --locked --all-features --bench device --no-run --message-format=json-render-diagnostics \
-	    | grep -o '"executable":"[^"]*/device-[0-9a-f]*"' | cut -d '"' -f 4); \
-	    [ -x "$$built" ] || { echo "cargo did not say where it put the benchmark"; exit 1; }; cp "$$built" $(GPU)/device
-	@strip --strip-debug $(GPU)/farfeed $(GPU)/device
+	@rm -rf $(GPU)/tests && mkdir -p $(GPU)/tests
+	@cargo build --release --locked --all-features --bin farfeed --bench device $(addprefix --test ,$(GPU_TESTS)) \
+	    --message-format=json-render-diagnostics > $(GPU)/built
+	@for name in farfeed device $(GPU_TESTS); do \
+	    built=$$(grep -o "\"executable\":\"[^\"]*/$$name\(-[0-9a-f]*\)\?\"" $(GPU)/built | cut -d '"' -f 4) || true; \
+	    [ -x "$$built" ] || { echo "cargo did not say where it put $$name"; exit 1; }; \
+	    case $$name in farfeed|device) to=$(GPU)/$$name;; *) to=$(GPU)/tests/$$name;; esac; \
+	    cp "$$built" $$to; strip $$to; \
+	done
+	@rm $(GPU)/built
 	@cp benches/device/run.sh $(GPU)/run.sh
-	@ls -l $(GPU)
-	@echo "needs $$(cat $(GPU)/farfeed $(GPU)/device | grep -a -o 'GLIBC_2\.[0-9]*' | sort -V | tail -1) or newer, $$(uname -m)"
-	@echo "there: sh run.sh    (a few minutes; writes results-DATE.json beside it, and exits with 0 where there is no GPU)"
-	@echo "here:  make gpu-page JSON=results-DATE.json"
+	@ls -l $(GPU) $(GPU)/tests
+	@echo "needs $$(cat $(GPU)/farfeed $(GPU)/device $(GPU)/tests/* | grep -a -o 'GLIBC_2\.[0-9]*' | sort -u -V | tail -1) or newer, $$(uname -m)"
+	@echo "there: sh run.sh    (some five minutes; writes results-TIME.json beside it, and exits with 0 where there is no GPU)"
+	@echo "here:  make gpu-page JSON=results-TIME.json"
 
 .PHONY: gpu-page
 gpu-page:

@@ -5,7 +5,6 @@
 #![cfg(feature = "cuda")]
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -226,9 +225,9 @@ fn an_engine_refuses_turns_that_do_not_fit() {
 
 #[test]
 fn the_committed_ptx_is_of_the_committed_source() {
-    let of = |name: &str| std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/device/finish").join(name));
-    let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32IsoHdlc, &of("kernels.cu").unwrap());
-    let ptx = String::from_utf8(of("kernels.ptx").unwrap()).unwrap();
+    let source = include_bytes!("../src/device/finish/kernels.cu");
+    let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32IsoHdlc, source);
+    let ptx = include_str!("../src/device/finish/kernels.ptx");
     let first = ptx.lines().next().unwrap();
     assert!(first.ends_with(&format!("crc32 {sum:08x}")), "{first}: compile it again, see tests/kernels/compile.py");
     let named = |line: &str| line.starts_with(".version 8.0") || line.starts_with(".target sm_75");

@@ -19,13 +19,11 @@ const SAMPLE_BYTES: usize = 2 * TOKENS;
 const SAMPLES: usize = 1_000;
 const BATCH: u32 = 24;
 
-/// Digests that there is room for.
-const DIGESTS_MAX: usize = 4_000;
-
 const STREAMS: usize = 3;
 
-/// Uses batches until the time is over, and then compares what the device saw with what it should have seen.
-pub(crate) fn lifetimes(device: &Device, effort: &Effort, time: Duration) -> Result<Vec<Finding>> {
+/// Uses batches until the time is over, and compares what the device saw with what it should have seen: at the end, and whenever so many digests as
+/// there is room for have come together.
+pub(crate) fn lifetimes(device: &Device, effort: &Effort, (time, room): (Duration, usize)) -> Result<Vec<Finding>> {
     let bytes = words(SAMPLES * SAMPLE_BYTES);
     let store = MemoryStore::new();
     store.put("train.bin", bytes.clone());
@@ -38,7 +36,7 @@ pub(crate) fn lifetimes(device: &Device, effort: &Effort, time: Duration) -> Res
         .epochs(u64::MAX)
         .device(device.clone())
         .build()?;
-    let mut user = User::new(device, effort)?;
+    let mut user = User::new(device, effort, room)?;
     let deadline = Instant::now() + time;
     let mut batches = 0;
     'epochs: for epoch in 0.. {
@@ -46,18 +44,22 @@ pub(crate) fn lifetimes(device: &Device, effort: &Effort, time: Duration) -> Res
             user.take(batch?)?;
             batches += 1;
             // Each way at least twice, however short the time is.
-            if user.wanted.len() + 2 > DIGESTS_MAX || (Instant::now() > deadline && batches >= 2 * WAYS) {
+            if Instant::now() > deadline && batches >= 2 * WAYS {
                 break 'epochs;
+            }
+            if user.wanted.len() + 2 > room {
+                user.check(&bytes)?;
             }
         }
     }
     user.held.clear();
-    let digests = user.check(&bytes)?;
+    user.check(&bytes)?;
+    user.products.iter().try_for_each(Product::check)?;
     let name = "batches used in several streams, released on others";
     let detail = "waited for by one or two streams or the host, held back by others, kept, dropped elsewhere; every digest right";
     Ok(vec![
         Finding::new(PART, name, batches as f64, "batches").detail(detail),
-        Finding::new(PART, "digests compared", digests as f64, ""),
+        Finding::new(PART, "digests compared", user.compared as f64, ""),
     ])
 }
 
@@ -73,20 +75,22 @@ struct User {
     tally: Tally,
     /// The samples that each digest is of.
     wanted: Vec<Vec<u64>>,
+    /// Digests that were right.
+    compared: usize,
     taken: usize,
     held: VecDeque<Batch>,
 }
 
 impl User {
-    fn new(device: &Device, effort: &Effort) -> Result<User> {
+    fn new(device: &Device, effort: &Effort, room: usize) -> Result<User> {
         let apparatus = Apparatus::open(device)?;
         let streams = (0..STREAMS).map(|_| apparatus.stream()).collect::<Result<Vec<_>>>()?;
         // Small: they are to be late by a fraction of a millisecond.
         let products = streams.iter().map(|_| Product::new(&apparatus, effort.matrix.min(1024)));
         let products = products.collect::<Result<Vec<_>>>()?;
-        let tally = Tally::new(&apparatus, DIGESTS_MAX)?;
+        let tally = Tally::new(&apparatus, room)?;
         let (wanted, held) = (Vec::new(), VecDeque::new());
-        Ok(User { apparatus, streams, products, tally, wanted, taken: 0, held })
+        Ok(User { apparatus, streams, products, tally, wanted, compared: 0, taken: 0, held })
     }
 
     /// Uses the batch in one of the ways, in turn.
@@ -164,8 +168,8 @@ impl User {
         self.products[number].launch(&self.apparatus, &self.streams[number], 1)
     }
 
-    /// Compares; gives the number of digests.
-    fn check(&self, bytes: &[u8]) -> Result<usize> {
+    /// Compares, and has room again.
+    fn check(&mut self, bytes: &[u8]) -> Result<()> {
         let found = self.tally.read()?;
         for (number, (ids, found)) in self.wanted.iter().zip(found).enumerate() {
             let wanted = digest(&assembled(bytes, SAMPLE_BYTES, ids));
@@ -173,7 +177,9 @@ impl User {
                 return Err(wrong(format!("digest {number} is {found:#x} on the device, not {wanted:#x}")));
             }
         }
-        self.products.iter().try_for_each(Product::check)?;
-        Ok(self.wanted.len())
+        self.tally = Tally::new(&self.apparatus, self.tally.places())?;
+        self.compared += self.wanted.len();
+        self.wanted.clear();
+        Ok(())
     }
 }

@@ -34,7 +34,7 @@ pub(crate) fn page(measured: &Measured) -> String {
         "- farfeed {}, effort: {}; {:.0} s. `cargo bench --all-features --bench device`, the JSON beside this page.\n",
         measured.version, measured.effort, measured.seconds
     );
-    text += "- The link of *epoch* is emulated, in the same process. No network was measured.\n";
+    text += "- The link of *epoch* is emulated, by a process beside it. No network was measured.\n";
     text += &format!("\n{}\n", summary(measured));
     let mut part = "";
     for finding in &measured.findings {

@@ -40,13 +40,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut checks = machine::checks();
     checks.extend(storage::checks(&args.path));
     checks.extend(devices::checks(&driver, args.quick));
-    let measured = if args.gpu { gpu::measure(&driver, args.quick, args.json) } else { Vec::new() };
-    if args.gpu && measured.is_empty() {
+    if args.gpu && driver.devices.is_empty() {
         let why = driver.problem.as_deref().unwrap_or("there is no device");
         checks.push(Check::new("gpu", Status::Fair, "nothing measured", format!("there is no GPU to use; {why}")));
     }
-    let report = Report { version: env!("CARGO_PKG_VERSION"), checks, driver, measured };
-    if args.json { output::print_json(&report) } else { output::print(&report.text()) }
+    if args.json {
+        let measured = if args.gpu { gpu::measure(&driver, args.quick, true).collect() } else { Vec::new() };
+        return output::print_json(&Report { version: env!("CARGO_PKG_VERSION"), checks, driver, measured });
+    }
+    // Each as soon as it is known: measuring takes a while, and may be broken off.
+    output::print(&text(&checks))?;
+    if args.gpu {
+        gpu::measure(&driver, args.quick, false)
+            .try_for_each(|measured| output::print(&format!("\n{}", measured.text(COLUMNS))))?;
+    }
+    Ok(())
 }
 
 /// Width of the text.
@@ -92,25 +100,21 @@ impl Check {
     }
 }
 
-impl Report {
-    fn text(&self) -> String {
-        let mark = |status| match status {
-            Status::Good => "✓",
-            Status::Fair => "–",
-            Status::Bad => "✗",
-        };
-        let width = self.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
-        let lines = |check: &Check| {
-            let Check { name, status, value, meaning } = check;
-            let head = format!("{} {name:<width$}  ", mark(*status));
-            let hanging = " ".repeat(head.chars().count());
-            let wrapped = output::wrapped(&format!("{value}: {meaning}"), COLUMNS - hanging.len());
-            format!("{head}{}", wrapped.join(&format!("\n{hanging}")))
-        };
-        let checks = self.checks.iter().map(lines);
-        let measured = self.measured.iter().map(|measured| format!("\n{}", measured.text(COLUMNS)));
-        checks.chain(measured).collect::<Vec<_>>().join("\n")
-    }
+fn text(checks: &[Check]) -> String {
+    let mark = |status| match status {
+        Status::Good => "✓",
+        Status::Fair => "–",
+        Status::Bad => "✗",
+    };
+    let width = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
+    let lines = |check: &Check| {
+        let Check { name, status, value, meaning } = check;
+        let head = format!("{} {name:<width$}  ", mark(*status));
+        let hanging = " ".repeat(head.chars().count());
+        let wrapped = output::wrapped(&format!("{value}: {meaning}"), COLUMNS - hanging.len());
+        format!("{head}{}", wrapped.join(&format!("\n{hanging}")))
+    };
+    checks.iter().map(lines).collect::<Vec<_>>().join("\n")
 }
 
 /// `Good` from `good` on, `Fair` from `fair` on.

@@ -3,6 +3,13 @@
 #![cfg(all(feature = "cuda", feature = "emulate", feature = "measure"))]
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
+#[path = "../../benches/device/apart.rs"]
+mod apart;
+#[allow(dead_code, reason = "the benchmark's own use")]
+#[path = "../../benches/device/carried.rs"]
+mod carried;
+#[path = "../../benches/device/distant.rs"]
+mod distant;
 #[allow(dead_code, reason = "the benchmark's own use")]
 #[path = "../../benches/device/epoch.rs"]
 mod epoch;
@@ -16,6 +23,7 @@ mod machine;
 mod measured;
 #[path = "../../benches/device/report.rs"]
 mod report;
+mod separate;
 mod twins;
 
 use std::time::Duration;
@@ -52,7 +60,9 @@ fn wanted(parts: &[&str]) -> Wanted {
         scene: Scene::glance(),
         effort_name: "a glance",
         parts: parts.iter().map(|part| (*part).to_owned()).collect(),
-        lifetimes: Duration::from_millis(200),
+        // Room for what takes part of the ways: it is used several times.
+        lifetimes: (Duration::from_millis(200), 6),
+        server: separate::server,
     }
 }
 
@@ -93,6 +103,9 @@ fn everything_is_measured_and_checked() {
         ("engine", "shuffled samples"),
         ("overlap", "the product beside copies"),
         ("overlap", "copies beside the product"),
+        ("overlap", "it beside copies"),
+        ("epoch", "as fast as it comes"),
+        ("epoch", "processor time"),
         ("epoch", "the device waited"),
         ("lifetimes", "digests compared"),
     ] {

@@ -18,8 +18,8 @@ pub(super) struct Measured {
 }
 
 /// Measures each device, one after the other. A device that cannot be opened has one finding: why.
-pub(super) fn measure(driver: &DriverFacts, quick: bool, quiet: bool) -> Vec<Measured> {
-    driver.devices.iter().map(|facts| Measured::take(facts, quick, quiet)).collect()
+pub(super) fn measure(driver: &DriverFacts, quick: bool, quiet: bool) -> impl Iterator<Item = Measured> {
+    driver.devices.iter().map(move |facts| Measured::take(facts, quick, quiet))
 }
 
 impl Measured {

@@ -1,5 +1,7 @@
 //! How fast plain copies are, by size and streams, and what it costs the processor to ask for one.
 
+use std::time::{Duration, Instant};
+
 use rustix::time::{ClockId, clock_gettime};
 
 use super::apparatus::Apparatus;
@@ -26,60 +28,83 @@ const BURST: usize = 256;
 /// Times that one figure's copies are repeated, at most.
 const PASSES_MAX: f64 = 500.0;
 
-/// The rate of the plain pinned copy, in bytes/s: large copies, one after the other, out of memory that the driver page-locked.
+/// The rate of the plain pinned copy, in bytes/s: large copies, one after the other, out of memory that the driver page-locked. It is told as
+/// `part`'s first finding: each part is held against what the device and its link do in the same process, seconds before.
 ///
 /// # Errors
 /// `Corrupt` when other bytes arrived; `Device`, `Stalled`.
-pub fn ceiling(apparatus: &Apparatus, effort: &Effort) -> Result<(f64, Finding)> {
+pub(super) fn ceiling(apparatus: &Apparatus, effort: &Effort, part: &str, found: &mut Vec<Finding>) -> Result<f64> {
     let bay = Bay::new(apparatus, Source::driver(apparatus, effort.region_bytes)?, 1)?;
+    // Warm already when its own warming up begins: a ceiling that is too low flatters everything below it.
+    warm_up(apparatus, effort.window, &bay, CEILING_COPY_BYTES, 1)?;
     let rate = rate(apparatus, effort, &bay, CEILING_COPY_BYTES, 1)?;
-    let finding = Finding::new("copies", "ceiling: out of cuMemHostAlloc's memory", rate / 1e9, "GB/s");
-    Ok((rate, finding.detail("copies of 64 MiB in one stream; digest checked")))
+    let finding = Finding::new(part, "ceiling: out of cuMemHostAlloc's memory", rate / 1e9, "GB/s");
+    found.push(finding.detail("copies of 64 MiB in one stream; digest checked"));
+    Ok(rate)
 }
 
-/// Rates by size and streams out of registered huge pages, as shares of `ceiling` (bytes/s).
+/// Rates by size and streams out of registered huge pages, as shares of the ceiling, and beside the plain pinned copy's of the same size.
 ///
 /// # Errors
 /// As [`ceiling`].
-pub fn copies(apparatus: &Apparatus, effort: &Effort, ceiling: f64) -> Result<Vec<Finding>> {
+pub(super) fn copies(apparatus: &Apparatus, effort: &Effort, found: &mut Vec<Finding>) -> Result<()> {
+    let ceiling = ceiling(apparatus, effort, "copies", found)?;
+    let plain = Bay::new(apparatus, Source::driver(apparatus, effort.region_bytes)?, 1)?;
     let bay = Bay::new(apparatus, Source::slab(apparatus, effort.region_bytes)?, 2)?;
-    let mut found = Vec::new();
     for size in &effort.sizes {
+        let plain = rate(apparatus, effort, &plain, *size, 1)?;
         for streams in [1, 2] {
             let rate = rate(apparatus, effort, &bay, *size, streams)?;
             let (share, plural) = (100.0 * rate / ceiling, if streams == 1 { "" } else { "s" });
             let name = format!("{} KiB at a time, {streams} stream{plural}", size >> 10);
-            let finding = Finding::new("copies", name, share, "%").detail(format!("{:.2} GB/s", rate / 1e9));
+            let finding = Finding::new("copies", name, share, "%").detail(format!(
+                "{:.2} GB/s; {:.2} out of cuMemHostAlloc's memory at this size, in one stream",
+                rate / 1e9,
+                plain / 1e9
+            ));
             found.push(match (size, streams) {
                 (&(LARGE_BYTES..), 1) => finding.target(Target::AtLeast(LARGE_TARGET)),
                 _ => finding,
             });
         }
     }
-    Ok(found)
+    Ok(())
 }
 
-/// Bytes/s, checked: the median of a few windows.
-fn rate(apparatus: &Apparatus, effort: &Effort, bay: &Bay, size: usize, streams: usize) -> Result<f64> {
+/// Bytes/s, checked: the median of a few windows, warmed up.
+pub(super) fn rate(apparatus: &Apparatus, effort: &Effort, bay: &Bay, size: usize, streams: usize) -> Result<f64> {
     bay.clear(apparatus)?;
-    let pass = |times: usize| {
-        apparatus
-            .timed(&bay.streams[..streams], |entered| (0..times).try_for_each(|_| bay.copy_all(entered, size, streams)))
-    };
-    let warm = pass(1)?;
-    let times = (effort.window.as_secs_f64() / warm).ceil().clamp(1.0, PASSES_MAX);
-    let rates = (0..effort.rounds).map(|_| Ok(bay.len() as f64 * times / pass(times as usize)?));
+    let once = warm_up(apparatus, effort.window / 3, bay, size, streams)?;
+    let times = (effort.window.as_secs_f64() / once).ceil().clamp(1.0, PASSES_MAX);
+    let rates =
+        (0..effort.rounds).map(|_| Ok(bay.len() as f64 * times / pass(apparatus, bay, size, streams, times as usize)?));
     let rate = median(rates.collect::<Result<_>>()?);
     bay.check(apparatus)?;
     Ok(rate)
+}
+
+/// Copies for `time`; gives the seconds that the last copy of everything took.
+fn warm_up(apparatus: &Apparatus, time: Duration, bay: &Bay, size: usize, streams: usize) -> Result<f64> {
+    let begun = Instant::now();
+    loop {
+        let once = pass(apparatus, bay, size, streams, 1)?;
+        if begun.elapsed() >= time {
+            return Ok(once);
+        }
+    }
+}
+
+/// Seconds that copying everything takes, `times` over.
+fn pass(apparatus: &Apparatus, bay: &Bay, size: usize, streams: usize, times: usize) -> Result<f64> {
+    apparatus
+        .timed(&bay.streams[..streams], |entered| (0..times).try_for_each(|_| bay.copy_all(entered, size, streams)))
 }
 
 /// Nanoseconds of processor time that asking for a copy costs, by itself and among many by one call.
 ///
 /// # Errors
 /// `Corrupt` when other bytes arrived; `Device`, `Stalled`.
-pub fn enqueueing(apparatus: &Apparatus, effort: &Effort) -> Result<Vec<Finding>> {
-    let mut found = Vec::new();
+pub(super) fn enqueueing(apparatus: &Apparatus, effort: &Effort, found: &mut Vec<Finding>) -> Result<()> {
     for copy_bytes in [4 << 10, 64 << 10] {
         let source = Source::slab(apparatus, BURST * copy_bytes)?;
         let map = source.map();
@@ -108,7 +133,7 @@ pub fn enqueueing(apparatus: &Apparatus, effort: &Effort) -> Result<Vec<Finding>
             }
         });
     }
-    Ok(found)
+    Ok(())
 }
 
 /// Nanoseconds of processor time that `ask` takes its caller, by the median; what it asked for is waited for in between, and checked.

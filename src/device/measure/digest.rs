@@ -14,9 +14,14 @@ const WORD_BYTES: usize = 8;
 /// What `farfeed_digest` in `kernels.cu` computes: the sum, modulo 2⁶⁴, of the mixed little-endian words, each with its position;
 /// the last one is filled up with zeros. A word that is wrong, missing, or at another place changes it.
 pub fn digest(bytes: &[u8]) -> u64 {
+    digest_behind(0, bytes)
+}
+
+/// What `bytes` add to the digest of more, if so many words lie before them.
+pub(super) fn digest_behind(words_before: u64, bytes: &[u8]) -> u64 {
     let mut words = bytes.chunks_exact(WORD_BYTES);
     let mut sum = 0u64;
-    let mut position = 0u64;
+    let mut position = words_before;
     for word in words.by_ref() {
         position += 1;
         sum = sum.wrapping_add(placed(little_endian(word), position));
@@ -92,7 +97,7 @@ impl Tally {
             let context = format!("{bytes} bytes at offset {at} pass the end of a slot of {}", slot.len());
             return Err(Error::new(Kind::Config, context));
         }
-        self.kept.also(stream);
+        self.also(stream);
         let range = (slot.device_pointer() + at as u64, bytes);
         apparatus.launch_digest(&apparatus.enter()?, stream, range, self, place)
     }
@@ -106,6 +111,11 @@ impl Tally {
         let deadline = Instant::now() + std::time::Duration::from_secs(60);
         let bytes = self.memory.read_back(0, self.places * WORD_BYTES, deadline)?;
         Ok(bytes.chunks_exact(WORD_BYTES).map(little_endian).collect())
+    }
+
+    /// `stream` adds to it from now on.
+    pub(super) fn also(&mut self, stream: &RawStream) {
+        self.kept.also(stream);
     }
 
     pub(super) fn argument(&self, place: usize) -> Result<Argument> {
@@ -131,6 +141,7 @@ mod tests {
         assert_ne!(digest(&swapped), whole);
         assert_ne!(digest(&bytes[..1002]), whole);
         assert_eq!(digest(&[]), 0);
+        assert_eq!(digest(&bytes[..800]).wrapping_add(digest_behind(100, &bytes[800..])), whole);
     }
 
     /// Computed by hand from the definition: one word, the number 1.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::apparatus::Apparatus;
 use super::bay::{fill, wrong};
-use super::copies::processor_ns;
+use super::copies::{ceiling, processor_ns};
 use super::digest::{Tally, digest, mixed};
 use super::effort::Effort;
 use super::finding::{Finding, Target, median};
@@ -35,12 +35,13 @@ const LOOK_MAX: Duration = Duration::from_micros(100);
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Rates of the engine with dense batches and with shuffled samples, as shares of `ceiling` (bytes/s); every batch is digested on the
-/// device, in a consumer's stream.
+/// Rates of the engine with dense batches and with shuffled samples, as shares of the ceiling; every batch is digested on the device, in a
+/// consumer's stream.
 ///
 /// # Errors
 /// `Corrupt` when a batch is wrong; `Device`, `Stalled`.
-pub fn engine(apparatus: &Apparatus, device: &Device, effort: &Effort, ceiling: f64) -> Result<Vec<Finding>> {
+pub(super) fn engine(apparatus: &Apparatus, device: &Device, effort: &Effort, found: &mut Vec<Finding>) -> Result<()> {
+    let ceiling = ceiling(apparatus, effort, PART, found)?;
     let (samples, sample_bytes) = effort.samples;
     let plain = device.one_by_one()?;
     let runs = [
@@ -51,7 +52,7 @@ pub fn engine(apparatus: &Apparatus, device: &Device, effort: &Effort, ceiling: 
     ];
     let together = Together::new(apparatus.context().driver(), false);
     let many = together.name().unwrap_or("not with this driver: copies are issued one after the other");
-    let mut found = vec![Finding::answer(PART, "many copies by one call", many)];
+    found.push(Finding::answer(PART, "many copies by one call", many));
     for (name, device, shape, target) in runs {
         let told = Run::new(device, effort, shape)?.measure(apparatus, effort)?;
         let share = 100.0 * told.bytes_s / ceiling;
@@ -70,7 +71,7 @@ pub fn engine(apparatus: &Apparatus, device: &Device, effort: &Effort, ceiling: 
             found.push(Finding::answer(PART, format!("{name}: note"), note));
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -136,9 +137,9 @@ impl Run {
     }
 
     fn windows(&mut self, apparatus: &Apparatus, effort: &Effort, stream: &RawStream) -> Result<Told> {
-        let (warm, _) = self.window(apparatus, stream, KINDS)?;
-        let batches = (effort.window.as_secs_f64() * warm / self.batch_bytes as f64).ceil();
-        let batches = (batches as usize).clamp(KINDS, BATCHES_MAX);
+        let (first, _) = self.window(apparatus, stream, KINDS)?;
+        let (warm, _) = self.window(apparatus, stream, self.batches_of(effort.window / 3, first))?;
+        let batches = self.batches_of(effort.window, warm);
         let (mut rates, mut costs) = (Vec::new(), Vec::new());
         for _ in 0..effort.rounds {
             let (rate, mut cost) = self.window(apparatus, stream, batches)?;
@@ -149,6 +150,12 @@ impl Run {
             self.batches.iter().flatten().map(|(at, bytes)| self.landed.slices(*at, *bytes).count()).sum();
         let (pieces, note) = (pieces as f64 / KINDS as f64, self.engine.note());
         Ok(Told { bytes_s: median(rates), asking_ns: median(costs), pieces, note })
+    }
+
+    /// As many as go through in `window` at that rate.
+    fn batches_of(&self, window: Duration, bytes_s: f64) -> usize {
+        let batches = (window.as_secs_f64() * bytes_s / self.batch_bytes as f64).ceil();
+        (batches as usize).clamp(KINDS, BATCHES_MAX)
     }
 
     /// Copies `batches`; gives bytes/s, and the processor time that each took the caller, in ns.

@@ -128,6 +128,16 @@ pub fn findings(part: &str, found: Result<Vec<Finding>>) -> Vec<Finding> {
     found.unwrap_or_else(|error| vec![Finding::failed(part, "all of it", error)])
 }
 
+/// What `measure` found until it ended, and why it did if it failed.
+pub(super) fn as_far(part: &str, measure: impl FnOnce(&mut Vec<Finding>) -> Result<()>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if let Err(error) = measure(&mut found) {
+        let name = if found.is_empty() { "all of it" } else { "the rest of it" };
+        found.push(Finding::failed(part, name, error));
+    }
+    found
+}
+
 /// Three digits that matter; whole thousands as they are.
 fn number(value: f64) -> String {
     match value.abs() {

@@ -14,22 +14,24 @@ mod finding;
 mod overlap;
 mod pinning;
 mod product;
+mod reading;
 
 pub use apparatus::{Apparatus, Mark, settle_within};
-pub use copies::{ceiling, copies, enqueueing};
 pub use digest::{Tally, digest};
 pub use effort::Effort;
-pub use engine::engine;
 pub use finding::{Finding, Target, Verdict, findings};
-pub use overlap::overlap;
-pub use pinning::pinning;
 pub use product::Product;
+
+use copies::{copies, enqueueing};
+use engine::engine;
+use overlap::overlap;
+use pinning::pinning;
 
 use crate::device::Device;
 use crate::error::Result;
 
-/// Every part that needs no store and is `wanted`, one after the other; `told` is called before each. A part that fails is a finding, too, and
-/// the others go on.
+/// Every part that needs no store and is `wanted`, one after the other; `told` is called before each. A part that fails is a finding behind those
+/// it had made, and the others go on.
 ///
 /// # Errors
 /// Those of opening the device.
@@ -41,39 +43,16 @@ pub fn measure_parts(
 ) -> Result<Vec<Finding>> {
     let apparatus = Apparatus::open(device)?;
     let mut all = Vec::new();
-    if wanted("page-locking") {
-        told("page-locking");
-        all.extend(findings("page-locking", pinning(&apparatus, effort)));
-    }
-    if wanted("enqueueing") {
-        told("enqueueing");
-        all.extend(findings("enqueueing", enqueueing(&apparatus, effort)));
-    }
-    if !["copies", "engine", "overlap"].into_iter().any(&wanted) {
-        return Ok(all);
-    }
-    told("copies");
-    let rate = match ceiling(&apparatus, effort) {
-        Ok((rate, finding)) => {
-            all.push(finding);
-            rate
-        }
-        // There is nothing to hold the others against.
-        Err(error) => {
-            all.push(Finding::failed("copies", "ceiling", error));
-            return Ok(all);
+    let mut part = |name: &str, measure: &dyn Fn(&mut Vec<Finding>) -> Result<()>| {
+        if wanted(name) {
+            told(name);
+            all.extend(finding::as_far(name, measure));
         }
     };
-    if wanted("copies") {
-        all.extend(findings("copies", copies(&apparatus, effort, rate)));
-    }
-    if wanted("engine") {
-        told("engine");
-        all.extend(findings("engine", engine(&apparatus, device, effort, rate)));
-    }
-    if wanted("overlap") {
-        told("overlap");
-        all.extend(findings("overlap", overlap(&apparatus, effort, rate)));
-    }
+    part("page-locking", &|found| pinning(&apparatus, effort, found));
+    part("enqueueing", &|found| enqueueing(&apparatus, effort, found));
+    part("copies", &|found| copies(&apparatus, effort, found));
+    part("engine", &|found| engine(&apparatus, device, effort, found));
+    part("overlap", &|found| overlap(&apparatus, effort, found));
     Ok(all)
 }

@@ -1,5 +1,6 @@
 //! What page-locking takes, and whether a driver and a ring can have the same memory.
 
+use std::fs;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,22 +23,24 @@ const SHARED_BYTES: usize = 64 << 20;
 ///
 /// # Errors
 /// `Device` when memory cannot be page-locked; `Corrupt` when other bytes arrived.
-pub fn pinning(apparatus: &Apparatus, effort: &Effort) -> Result<Vec<Finding>> {
-    let mut found = times(apparatus, effort)?;
-    found.extend(orders(apparatus, effort.pinned_bytes.min(SHARED_BYTES))?);
-    Ok(found)
+pub(super) fn pinning(apparatus: &Apparatus, effort: &Effort, found: &mut Vec<Finding>) -> Result<()> {
+    times(apparatus, effort, found)?;
+    orders(apparatus, effort.pinned_bytes.min(SHARED_BYTES), found)
 }
 
-fn times(apparatus: &Apparatus, effort: &Effort) -> Result<Vec<Finding>> {
+fn times(apparatus: &Apparatus, effort: &Effort, found: &mut Vec<Finding>) -> Result<()> {
     let (mut touching, mut registering, mut ending) = (Vec::new(), Vec::new(), Vec::new());
     let (mut allocating, mut freeing) = (Vec::new(), Vec::new());
-    for _ in 0..effort.rounds {
+    let mut huge = 0.0;
+    // A virtual machine's memory may be its host's to find when it is first touched: a round that does not count has it found.
+    for round in 0..=effort.rounds {
         let begun = Instant::now();
         let map = Arc::new(Map::near(effort.pinned_bytes, apparatus.host_node())?);
         touching.push(begun.elapsed());
         let begun = Instant::now();
         let registration = Registration::new(apparatus.context(), &map)?;
         registering.push(begun.elapsed());
+        huge = huge_share(effort.pinned_bytes);
         let begun = Instant::now();
         drop(registration);
         ending.push(begun.elapsed());
@@ -45,13 +48,18 @@ fn times(apparatus: &Apparatus, effort: &Effort) -> Result<Vec<Finding>> {
         let (allocated, freed) = PinnedMemory::time(apparatus.context(), effort.pinned_bytes)?;
         allocating.push(allocated);
         freeing.push(freed);
+        if round == 0 {
+            [&mut touching, &mut registering, &mut ending, &mut allocating, &mut freeing]
+                .into_iter()
+                .for_each(Vec::clear);
+        }
     }
     let gigabytes = effort.pinned_bytes as f64 / 1e9;
     let [touching, registering, ending, allocating, freeing] = [touching, registering, ending, allocating, freeing]
         .map(|times| median(times.iter().map(|time| time.as_secs_f64() / gigabytes).collect()));
     let figure = |name: &str, seconds: f64| Finding::new(PART, name, seconds, "s/GB");
-    let size = format!("{} MiB", effort.pinned_bytes >> 20);
-    Ok(vec![
+    let size = format!("{} MiB, {:.0} % of them in huge pages", effort.pinned_bytes >> 20, 100.0 * huge);
+    found.extend([
         figure("slab: mapped in huge pages, touched", touching).detail(size),
         figure("slab: registered (cuMemHostRegister)", registering),
         figure("slab: both", touching + registering)
@@ -60,11 +68,20 @@ fn times(apparatus: &Apparatus, effort: &Effort) -> Result<Vec<Finding>> {
         figure("slab: registration ended", ending),
         figure("cuMemHostAlloc", allocating),
         figure("cuMemFreeHost", freeing),
-    ])
+    ]);
+    Ok(())
+}
+
+/// How much of `bytes`, the only large mapping of this process, the kernel has put into huge pages; 0 where it does not tell.
+fn huge_share(bytes: usize) -> f64 {
+    let told = fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
+    let line = told.lines().find_map(|line| line.strip_prefix("AnonHugePages:"));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0.0);
+    (1024.0 * kib / bytes as f64).min(1.0)
 }
 
 /// The same memory for the driver and for a ring, each first in turn; copies out of it are checked while both have it.
-fn orders(apparatus: &Apparatus, bytes: usize) -> Result<Vec<Finding>> {
+fn orders(apparatus: &Apparatus, bytes: usize, found: &mut Vec<Finding>) -> Result<()> {
     let map = Arc::new(Map::near(bytes, apparatus.host_node())?);
     let driver_first = {
         let registration = Registration::new(apparatus.context(), &map)?;
@@ -87,13 +104,13 @@ fn orders(apparatus: &Apparatus, bytes: usize) -> Result<Vec<Finding>> {
     let answer = |name: &str, told: io::Result<()>| {
         Finding::answer(PART, name, told.map_or_else(|why| format!("refused: {why}"), |()| "works".into()))
     };
-    let mut found = vec![
+    found.extend([
         answer("io_uring takes the slab after the driver", driver_first),
         answer("the driver takes the slab after io_uring", ring_first),
         answer("io_uring takes cuMemHostAlloc's memory", drivers),
-    ];
+    ]);
     found.push(both_at_once(apparatus, bytes)?);
-    Ok(found)
+    Ok(())
 }
 
 /// Copies out of memory that a ring has, too.

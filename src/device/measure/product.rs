@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::apparatus::Apparatus;
 use super::bay::{Kept, wrong};
 use super::digest::mixed;
+use super::overlap::Work;
 use crate::device::RawStream;
 use crate::error::{Error, Kind, Result};
 use crate::sys::cuda::{self, Argument, DeviceMemory, Entered, bare};
@@ -106,6 +107,16 @@ impl Product {
             }
         }
         Ok(())
+    }
+}
+
+impl Work for Product {
+    fn launch(&mut self, apparatus: &Apparatus, entered: &Entered<'_>, stream: &RawStream) -> Result<()> {
+        self.launch_in(apparatus, entered, stream)
+    }
+
+    fn check(&mut self) -> Result<()> {
+        Product::check(self)
     }
 }
 
