@@ -293,11 +293,15 @@ fn a_view_on_a_threads_own_stream_is_right_on_other_threads() {
         let view = batch.view::<u32>("tokens").expect("they are uint32").on(&own).expect("the stream is told");
         let found = std::thread::scope(|scope| {
             let elsewhere = scope.spawn(|| {
+                let before = rig.double.calls();
                 let copy = own.clone_dtod(&view).expect("a copy on the device");
+                assert!(rig.double.calls().host_waits() > before.host_waits(), "the slot does not know of this stream");
                 own.clone_dtoh(&copy).expect("it comes back")
             });
             elsewhere.join().expect("no panic")
         });
+        // What one thread has waited for another one knows, and the checker does not.
+        rig.stream.context().synchronize().expect("all is over");
         assert!(found == tokens(&batch), "batch {}", batch.index());
     }
     drop((loader, own));
