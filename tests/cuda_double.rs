@@ -180,6 +180,28 @@ fn a_threads_own_stream_is_waited_for_wherever_the_slot_is_dropped() {
     rig.end();
 }
 
+/// A stream that has waited for a slot waits again for what was copied to it since.
+#[test]
+fn a_slot_that_is_sealed_again_is_waited_for_again() {
+    let mut rig = Rig::new(11, 8, 1, 4 * PAGE_BYTES);
+    rig.place.set_rate(400_000);
+    let stream = rig.place.device.stream().unwrap();
+    let mut slot = rig.acquire();
+    for round in 0..3 {
+        // 40 ms each; nothing reads the slot while it is copied to.
+        let bytes = pattern(4 * PAGE_BYTES, round);
+        let landed = rig.land(&bytes);
+        rig.send(&mut slot, landed);
+        slot.wait_on(stream.clone()).unwrap();
+        rig.expect(&stream, &slot, &bytes, Duration::ZERO);
+        rig.consumers.driver().synchronize_stream(stream.handle()).unwrap();
+    }
+    drop(slot);
+    rig.settle();
+    drop(stream);
+    rig.end();
+}
+
 #[test]
 fn pages_are_recycled_only_after_their_copy() {
     let mut rig = Rig::new(3, 8, 4, 4 * PAGE_BYTES);

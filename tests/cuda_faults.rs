@@ -13,7 +13,7 @@ use farfeed::dataset::Dtype;
 use farfeed::device::{Device, probe};
 use farfeed::store::MemoryStore;
 use farfeed::{ByteSize, Error, Kind, Loader, Tokens};
-use farfeed_driver_double::{Double, on_gpu};
+use farfeed_driver_double::{Double, Live, on_gpu};
 
 const SCENE: &str = "FARFEED_TEST_SCENE";
 const TOKENS: usize = 64 << 10;
@@ -54,6 +54,7 @@ fn scenes() {
     match std::env::var(SCENE).as_deref() {
         Err(_) => {}
         Ok("an epoch") => println!("an epoch: {}", an_epoch()),
+        Ok("wide tokens") => println!("wide tokens: {}", wide_tokens()),
         Ok("a look") => println!("a look: {}", a_look()),
         Ok(other) => panic!("no scene {other:?}"),
     }
@@ -119,6 +120,22 @@ fn told(error: &Error) -> String {
     format!("{:?}: {error}; {}", error.kind(), error.next_step().unwrap_or("no advice")).replace('\n', " ")
 }
 
+/// Asks for a step, which takes kernels. Gives `built`, or the error.
+fn wide_tokens() -> String {
+    let double = Double::load().device(0);
+    let store = MemoryStore::new();
+    store.put("corpus.bin", vec![1; 4096]);
+    let outcome = Loader::builder("memory:corpus.bin")
+        .store(store)
+        .tokens(Tokens::new(Dtype::U16, 16).widen(Dtype::I64))
+        .host_memory(ByteSize::mib(16))
+        .device(Device::cuda(0).unwrap())
+        .build()
+        .map_or_else(|error| told(&error), |_| "built".into());
+    assert_eq!((double.violations().as_str(), double.live()), ("", Live::default()));
+    outcome
+}
+
 /// Asks what devices there are.
 fn a_look() -> String {
     Double::load();
@@ -179,6 +196,27 @@ fn a_driver_that_does_not_start_is_explained() {
     }
     let told = run("an epoch", "version=11080");
     assert!(told.starts_with("Unsupported: ") && told.contains("11.8"), "{told}");
+}
+
+/// What the driver's compiler has to say of the kernels is in the error, and what can be done.
+#[test]
+fn kernels_that_the_driver_does_not_compile_are_explained() {
+    on_the_double!();
+    assert_eq!(run("wide tokens", ""), "built");
+    let words = [
+        (218, "CUDA_ERROR_INVALID_PTX (218)", "compute capability 7.5"),
+        (221, "CUDA_ERROR_JIT_COMPILER_NOT_FOUND (221)", "libnvidia-ptxjitcompiler"),
+        (222, "CUDA_ERROR_UNSUPPORTED_PTX_VERSION (222)", "driver 525"),
+        (223, "CUDA_ERROR_JIT_COMPILATION_DISABLED (223)", "CUDA_DISABLE_PTX_JIT"),
+    ];
+    for (code, word, advice) in words {
+        let told = run("wide tokens", &format!("ptx={code}"));
+        let said = format!("fatal : not compiled; because it was told to say {code}");
+        assert!(told.starts_with("Device: "), "{told}");
+        assert!(["cuda:0", word, advice, &said].iter().all(|part| told.contains(part)), "{told}");
+    }
+    // Nobody who wants no kernels has to have a compiler.
+    assert!(run("an epoch", "ptx=221").starts_with("right"));
 }
 
 #[test]

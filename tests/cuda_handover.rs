@@ -273,6 +273,58 @@ fn views_say_what_a_column_holds() {
     rig.end();
 }
 
+/// A stream waits once for a batch, however many views of it it is given; each stream waits, and for each batch.
+#[test]
+fn views_of_one_batch_cost_a_stream_one_wait() {
+    let rig = Rig::new(9);
+    let other = rig.stream.context().new_stream().expect("a stream");
+    let loader = rig.loader(2 * BATCH);
+    // All there are: the copy engine has nothing left to enqueue.
+    let batches: Vec<_> = loader.epoch(0).map(|batch| batch.expect("it comes")).collect();
+    for batch in &batches {
+        let view = batch.view::<u32>("tokens").expect("they are uint32");
+        for (stream, waits) in [(&rig.stream, 1), (&rig.stream, 0), (&other, 1), (&rig.stream, 0), (&other, 0)] {
+            let before = rig.double.calls();
+            let given = view.on(stream).expect("the stream is told");
+            batch.wait_on(stream).expect("once more");
+            let after = rig.double.calls();
+            assert_eq!(after.stream_waits() - before.stream_waits(), waits, "{given:?}");
+            // Entered and left where there is something to tell, and not otherwise.
+            assert_eq!(after.context_changes() - before.context_changes(), 2 * waits, "{given:?}");
+        }
+    }
+    drop((batches, loader, other));
+    rig.end();
+}
+
+/// The stream that a thread has as its default is another one on each: a view that was made on one is read right on another.
+#[test]
+fn a_view_on_a_threads_own_stream_is_right_on_other_threads() {
+    let rig = Rig::new(10);
+    // 32 KB in 32 ms: who does not wait finds nothing.
+    rig.double.set_rate(1_000_000);
+    let own = rig.stream.context().per_thread_stream();
+    let loader = rig.loader(6 * BATCH);
+    for batch in loader.epoch(0) {
+        let batch = batch.expect("it comes");
+        let view = batch.view::<u32>("tokens").expect("they are uint32").on(&own).expect("the stream is told");
+        let found = std::thread::scope(|scope| {
+            let elsewhere = scope.spawn(|| {
+                let before = rig.double.calls();
+                let copy = own.clone_dtod(&view).expect("a copy on the device");
+                assert!(rig.double.calls().host_waits() > before.host_waits(), "the slot does not know of this stream");
+                own.clone_dtoh(&copy).expect("it comes back")
+            });
+            elsewhere.join().expect("no panic")
+        });
+        // What one thread has waited for another one knows, and the checker does not.
+        rig.stream.context().synchronize().expect("all is over");
+        assert!(found == tokens(&batch), "batch {}", batch.index());
+    }
+    drop((loader, own));
+    rig.end();
+}
+
 /// What an asynchronous consumer holds across its waits can go to another thread, and its kernels are enqueued from there.
 #[test]
 fn an_asynchronous_consumer_launches_from_any_thread() {

@@ -152,6 +152,45 @@ fn values_are_those_of_the_formula_wherever_they_lie() {
     }
 }
 
+/// Each of the 256 values in each channel, for usual and unusual means and deviations, in all three types.
+#[cfg(feature = "half")]
+#[test]
+fn every_byte_becomes_the_nearest_real() {
+    // Shades of nothing in the last two, where halves are subnormal; and values that no half can hold.
+    let normalizations: [([f32; 3], [f32; 3]); 6] = [
+        ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ([0.5; 3], [0.5; 3]),
+        ([0.0; 3], [1.0; 3]),
+        ([0.0, 0.25, 1.0], [1e-6, -1e-5, 3e-6]),
+        ([0.0, 0.5, 1.0], [3e4, 6e4, -1e5]),
+        ([0.1, 0.2, 0.3], [1e-38, f32::MIN_POSITIVE / 8.0, f32::MAX]),
+    ];
+    let pictures = Pictures { count: 1, pixels: 256, channels: 3 };
+    let before: Vec<u8> = (0..=255).flat_map(|value| [value; 3]).chain([0; 256 * 3 * 4]).collect();
+    let cuda = Cuda::find(7);
+    for ((means, deviations), real) in normalizations.iter().flat_map(|of| REALS.map(|real| (of, real))) {
+        let step = Finishing::normalize(means, deviations, real, pictures, Arrangement::ChannelsLast).unwrap();
+        let turn = Turn { step: 0, from: 0, to: 768, rows: 1 };
+        let steps = std::slice::from_ref(&step);
+        let host = finished(&Device::host(), steps, &before, &[turn]);
+        if let Some(cuda) = &cuda {
+            assert!(finished(&cuda.device, steps, &before, &[turn]) == host, "the devices differ: {step:?}");
+        }
+        let size = step.finished_bytes() / 768;
+        for (at, found) in host[768..768 + step.finished_bytes()].chunks(size).enumerate() {
+            let (value, mean, deviation) = ((at / 3) as f32, means[at % 3], deviations[at % 3]);
+            let wanted = (value / 255.0 - mean) / deviation;
+            let wanted = match real {
+                Real::F32 => wanted.to_le_bytes().to_vec(),
+                Real::F16 => half::f16::from_f32(wanted).to_le_bytes().to_vec(),
+                Real::BF16 => half::bf16::from_f32(wanted).to_le_bytes().to_vec(),
+            };
+            assert_eq!(found, wanted, "{value} less {mean} by {deviation} as {real:?}");
+        }
+    }
+    cuda.into_iter().for_each(Cuda::end);
+}
+
 /// A step, rows, and where in the slot.
 fn cases() -> impl Strategy<Value = (Finishing, usize, usize, usize)> {
     let pictures = (1usize..3, 1usize..90, prop_oneof![Just(3usize), 1usize..7])
@@ -232,6 +271,10 @@ fn the_committed_ptx_is_of_the_committed_source() {
     assert!(first.ends_with(&format!("crc32 {sum:08x}")), "{first}: compile it again, see tests/kernels/compile.py");
     let named = |line: &str| line.starts_with(".version 8.0") || line.starts_with(".target sm_75");
     assert_eq!(ptx.lines().filter(|line| named(line)).count(), 2, "what the oldest driver and device take");
+    // No instruction of any kind on reals: there is nothing in it that could be rounded, contracted or flushed to zero.
+    let real =
+        |line: &&str| [".f16", ".bf16", ".f32", ".f64", ".tf32", ".approx", ".ftz"].iter().any(|of| line.contains(of));
+    assert_eq!(ptx.lines().find(real), None);
 }
 
 fn npy(descr: &str, shape: &[usize], payload: &[u8]) -> Vec<u8> {
@@ -338,7 +381,12 @@ fn what_cannot_be_is_refused_when_the_loader_is_built() {
     };
     let bytes = || Field::array(Dtype::U8, &[6, 5, 3]);
     let imagenet = Normalize::imagenet;
-    let refused: [(Field, &[&str]); 12] = [
+    let shades = Field::array(Dtype::U8, &[1, 1, 70_000]).channels_first().normalize(Normalize::scaled());
+    let planes = || Field::array(Dtype::U8, &[3, 6, 5]);
+    let refused: [(Field, &[&str]); 15] = [
+        (planes().normalize(imagenet()), &["3 means", "5 channels", "of_channels_first"]),
+        (planes().channels_first().normalize(imagenet()), &["3 means", "5 channels", "leave channels_first out"]),
+        (shades, &["70000 channels", "65536"]),
         (Field::bytes().widen(Dtype::I64), &["only arrays"]),
         (bytes().widen(Dtype::F32), &["uint8 cannot be widened to float32", "int32 or int64"]),
         (bytes().widen(Dtype::I64).channels_first(), &["widened and made into a picture"]),
@@ -358,6 +406,18 @@ fn what_cannot_be_is_refused_when_the_loader_is_built() {
         assert_eq!(error.kind(), Kind::Config, "{said}");
         assert!(texts.iter().chain(&["field 'data'"]).all(|text| said.contains(text)), "{said}");
     }
+    let means = vec![0.5; 70_000];
+    let pictures = Pictures { count: 1, pixels: 1, channels: 70_000 };
+    let error = Finishing::normalize(&means, &means, Real::F32, pictures, Arrangement::ChannelsLast).unwrap_err();
+    assert!(error.kind() == Kind::Config && error.to_string().contains("70000 channels"), "{error}");
+
+    store.put("x.bin", vec![7; 800]);
+    let tokens =
+        Loader::builder("memory:x.bin").store(store.clone()).tokens(Tokens::new(Dtype::U16, 4).widen(Dtype::I64));
+    let twice = tokens.field("tokens", Field::array(Dtype::U16, &[4]).widen(Dtype::I32)).build().err().unwrap();
+    let said = format!("{twice} {}", twice.next_step().unwrap_or_default());
+    assert!(["'tokens'", "int64", "int32", "leave"].iter().all(|text| said.contains(text)), "{said}");
+
     let (small, large) = (build(bytes()).unwrap(), build(bytes().channels_first()).unwrap());
     assert!(large.plan().slot_bytes > small.plan().slot_bytes, "what lands has its place in the budget");
     let loader = Loader::builder("memory:x.npy").store(store.clone()).field("data", bytes().normalize(imagenet()));

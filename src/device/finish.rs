@@ -103,6 +103,9 @@ pub enum Arrangement {
 }
 
 impl Finishing {
+    /// Channels that a picture may have where its values are normalised: their tables take 64 MiB as float32.
+    pub const CHANNELS_MAX: usize = 1 << 16;
+
     /// Makes `elements` integers of each row wider.
     pub fn widen(widening: Widening, elements: usize) -> Self {
         Finishing { step: Step::Widen { widening, elements } }
@@ -124,8 +127,8 @@ impl Finishing {
     /// nearest, as torchvision does it; then rounded to `real`, to nearest even.
     ///
     /// # Errors
-    /// `Config` when there is not a mean and a deviation for each channel, when one is not finite or a deviation is 0, and for
-    /// pictures that are empty or too large.
+    /// `Config` when there is not a mean and a deviation for each channel, when one is not finite or a deviation is 0, for more than
+    /// [`Finishing::CHANNELS_MAX`] channels, and for pictures that are empty or too large.
     pub fn normalize(
         means: &[f32],
         deviations: &[f32],
@@ -135,6 +138,10 @@ impl Finishing {
     ) -> Result<Self> {
         check(pictures)?;
         let Pictures { channels, .. } = pictures;
+        if channels > Finishing::CHANNELS_MAX {
+            let advice = format!("at most {} can be: each has a table", Finishing::CHANNELS_MAX);
+            return Err(Error::new(Kind::Config, format!("{channels} channels normalised")).advice(advice));
+        }
         if means.len() != channels || deviations.len() != channels {
             let (means, deviations) = (means.len(), deviations.len());
             let what = format!("{means} means and {deviations} deviations for {channels} channels");

@@ -78,16 +78,27 @@ impl Normalize {
             }
         };
         if one_for_all {
-            let of_each = |values: &[f32]| values.repeat(pictures.channels.min(CHANNELS_MAX));
+            // More than there can be are not made: what follows says so.
+            let of_each = |values: &[f32]| values.repeat(pictures.channels.min(Finishing::CHANNELS_MAX));
             let (means, deviations) = (of_each(&self.means), of_each(&self.deviations));
             return Finishing::normalize(&means, &deviations, real, pictures, arrangement);
         }
         Finishing::normalize(&self.means, &self.deviations, real, pictures, arrangement)
+            .map_err(|error| self.with_hint(error, shape, pictures.channels))
+    }
+
+    /// Says where channels are looked for, where there are as many in the other place as there are means.
+    fn with_hint(&self, error: Error, shape: &[usize], channels: usize) -> Error {
+        let is_first = matches!(shape, [.., first, _, _] if *first == self.means.len());
+        if self.channels_first || !is_first || channels == self.means.len() {
+            return error;
+        }
+        error.advice(
+            "channels are the last extent of the shape; where they come first already, leave channels_first out and say so by \
+             Normalize::of_channels_first (in Python Normalize(..., channels_first=True))",
+        )
     }
 }
-
-/// More channels than this are no picture: with one mean for all they would make a table of more than 64 MiB.
-const CHANNELS_MAX: usize = 1 << 16;
 
 /// The steps that were asked for; none by default.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -81,7 +81,7 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
         }),
     )?;
     let steps: Vec<_> = columns.iter().filter_map(|column| Some(column.finished.as_ref()?.finishing.clone())).collect();
-    engine.prepare(&steps)?;
+    engine.prepare(&steps).map_err(|error| error.within(backend.name()))?;
     let note = Mutex::new(engine.note());
     let sources = objects.iter().zip(dataset.shards()).map(|(object, shard)| object.source(Some(shard.size))).collect();
     let names = columns.iter().map(|column| column.name.clone()).collect();
@@ -329,9 +329,14 @@ fn columns(options: &LoaderBuilder, dataset: &Dataset, excluded: &[SampleId]) ->
 /// What a column becomes on the device, if anything.
 fn finished(options: &LoaderBuilder, name: &str, field: &Field) -> Result<Option<Finished>> {
     let mut steps = field.steps.clone();
-    if steps.is_none() && name == "tokens" {
-        steps.widen = options.tokens.and_then(|tokens| tokens.widen);
+    let of_tokens = options.tokens.and_then(|tokens| tokens.widen).filter(|_| name == "tokens");
+    if let (Some(one), Some(other)) = (of_tokens, steps.widen)
+        && one != other
+    {
+        let what = format!("field '{name}': widened to {}, and to {} as tokens", other.name(), one.name());
+        return Err(Error::new(Kind::Config, what).advice("leave one of Tokens::widen and Field::widen out"));
     }
+    steps.widen = steps.widen.or(of_tokens);
     let finished = match &field.kind {
         ColumnKind::Array { dtype, shape } => steps.of_array(*dtype, shape),
         _ if steps.is_none() => Ok(None),

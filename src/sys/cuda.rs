@@ -86,8 +86,16 @@ impl Context {
         Ok(Entered { context: self, undo: Undo::Pop, thread: PhantomData })
     }
 
+    /// Refuses in a forked child.
+    ///
+    /// # Errors
+    /// `Unsupported` there.
+    pub(crate) fn check_process(&self) -> Result<()> {
+        self.process.check("a CUDA device was opened")
+    }
+
     fn push(&self) -> Result<()> {
-        self.process.check("a CUDA device was opened")?;
+        self.check_process()?;
         // SAFETY: the handle is a context that `retain` holds a reference to.
         let code = unsafe { (self.driver.calls.cuCtxPushCurrent_v2)(self.handle) };
         self.driver.check(code, "making the context current")

@@ -41,10 +41,10 @@ impl Normalize {
 
     /// The three channels of ImageNet: means 0.485, 0.456, 0.406, deviations 0.229, 0.224, 0.225.
     #[staticmethod]
-    #[pyo3(signature = (dtype = None))]
-    fn imagenet(py: Python<'_>, dtype: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+    #[pyo3(signature = (dtype = None, channels_first = false))]
+    fn imagenet(py: Python<'_>, dtype: Option<&Bound<'_, PyAny>>, channels_first: bool) -> PyResult<Self> {
         let (mean, std) = (vec![0.485, 0.456, 0.406], vec![0.229, 0.224, 0.225]);
-        Ok(Normalize { mean, std, dtype: real(py, dtype)?, channels_first: false })
+        Ok(Normalize { mean, std, dtype: real(py, dtype)?, channels_first })
     }
 
     /// Only scaled, to values from 0 to 1.

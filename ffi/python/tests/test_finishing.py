@@ -43,6 +43,19 @@ def test_pictures_are_normalised_as_torchvision_does_it(pictures, dtype, channel
     assert torch.equal(found.view(torch.uint8), wanted.view(torch.uint8))
 
 
+def test_pictures_that_have_channels_first_stay_so(tmp_path):
+    values = numpy.random.default_rng(4).integers(0, 256, (50, 3, 8, 6), dtype=numpy.uint8)
+    numpy.save(tmp_path / "planes.npy", values)
+    normalize = farfeed.Normalize.imagenet("float16", channels_first=True)
+    assert normalize.channels_first and "channels_first=True" in repr(normalize)
+    fields = {"data": farfeed.Array("uint8", (3, 8, 6), normalize=normalize)}
+    with farfeed.Loader(tmp_path / "planes.npy", fields=fields, batch_size=16, host_memory="16MiB", epochs=1) as loader:
+        found = torch.cat([torch.from_dlpack(batch["data"]).clone() for batch in loader])
+    raw = torch.from_numpy(values).permute(0, 2, 3, 1)
+    wanted = torchvision(raw, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]).to(torch.float16).permute(0, 3, 1, 2)
+    assert torch.equal(found, wanted)
+
+
 def test_one_mean_is_for_all_channels_and_planes_need_no_numbers(pictures):
     file, raw = pictures
     scaled = column(file, normalize=farfeed.Normalize.scaled())
@@ -76,6 +89,8 @@ def test_what_cannot_be_is_refused(pictures):
         ({"normalize": farfeed.Normalize.imagenet("float64")}, "normalised to float64"),
         ({"normalize": farfeed.Normalize([0.5, 0.5], [1, 1])}, "2 means"),
         ({"normalize": farfeed.Normalize([0.5], [0])}, "deviation of 0"),
+        # Eight rows and no channels: what was meant is an array with channels first, and the error says how that is said.
+        ({"normalize": farfeed.Normalize([0.5] * 8, [1] * 8)}, r"8 means.* 3 channels.*Normalize\(\.\.\., channels_first=True\)"),
     ):
         with pytest.raises(farfeed.ConfigError, match=text):
             column(pictures[0], **steps)

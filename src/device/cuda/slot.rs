@@ -48,18 +48,24 @@ pub(in crate::device) struct CudaSlot {
 }
 
 /// A stream that was told to wait for a batch.
-#[derive(PartialEq)]
 struct Consumer {
     stream: RawStream,
     /// Whose it is, where the name stands for another stream on each thread.
     thread: Option<ThreadId>,
+    /// Whether all that is enqueued in it from now on comes behind the batch: its stream has been told, and nothing was copied since. Of what
+    /// the contract of `RawStream` says: a handle stays the name of one stream for as long as the slot knows it.
+    waits: bool,
 }
 
 impl Consumer {
     /// The stream that the name stands for on this thread.
     fn here(stream: RawStream) -> Consumer {
         let is_threads_own = stream == RawStream::PER_THREAD_DEFAULT;
-        Consumer { stream, thread: is_threads_own.then(|| std::thread::current().id()) }
+        Consumer { stream, thread: is_threads_own.then(|| std::thread::current().id()), waits: false }
+    }
+
+    fn is(&self, other: &Consumer) -> bool {
+        self.stream == other.stream && self.thread == other.thread
     }
 
     /// Where an event comes behind what the consumer has enqueued. Another thread's own stream has no name on this one; the legacy
@@ -129,17 +135,27 @@ impl CudaSlot {
 
     pub(in crate::device) fn wait_on(&self, stream: RawStream) -> Result<()> {
         self.admit(&stream)?;
-        let entered = self.context.enter_to_order()?;
+        // Before the lock: in a child nobody may be left to open it.
+        self.context.check_process()?;
         let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
-        let consumer = Consumer::here(stream.clone());
-        if !consumers.contains(&consumer) {
-            if consumers.len() == STREAMS_MAX {
+        let consumer = Consumer::here(stream);
+        let number = match consumers.iter().position(|known| known.is(&consumer)) {
+            // A stream does things in order: one wait stands before all that follows.
+            Some(number) if consumers[number].waits => return Ok(()),
+            Some(number) => number,
+            None if consumers.len() == STREAMS_MAX => {
                 return Err(Error::new(Kind::Config, format!("a batch used in more than {STREAMS_MAX} streams"))
                     .advice("have one stream wait for the batch, and the others for that stream"));
             }
-            consumers.push(consumer);
-        }
-        cuda::stream_waits(&entered, &stream, &self.landed)
+            None => {
+                consumers.push(consumer);
+                consumers.len() - 1
+            }
+        };
+        let entered = self.context.enter_to_order()?;
+        cuda::stream_waits(&entered, &consumers[number].stream, &self.landed)?;
+        consumers[number].waits = true;
+        Ok(())
     }
 
     pub(in crate::device) fn synchronize(&self) -> Result<()> {
@@ -165,7 +181,7 @@ impl CudaSlot {
         self.listed.end();
         let consumers = self.consumers.get_mut().unwrap_or_else(PoisonError::into_inner);
         match stream.map(Consumer::here) {
-            Some(named) if !consumers.contains(&named) => consumers.push(named),
+            Some(named) if !consumers.iter().any(|known| known.is(&named)) => consumers.push(named),
             None if consumers.is_empty() => consumers.push(Consumer::here(RawStream::LEGACY_DEFAULT)),
             _ => {}
         }
@@ -307,6 +323,12 @@ impl CudaSlot {
         self.listed.end();
         self.landed.record(entered, &self.copies)?;
         (self.unsealed, self.number) = (false, Some(number));
+        // What they have waited for were the copies until then.
+        self.consumers
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter_mut()
+            .for_each(|known| known.waits = false);
         Ok(())
     }
 

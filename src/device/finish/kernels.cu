@@ -5,7 +5,7 @@
 // Every kernel is right at any alignment that its types allow, and for any number of elements; it is fast where regions begin
 // at multiples of 16 bytes, as those of a slot do. Regions must not overlap.
 //
-// Compiled to PTX by tests/kernels/compile.py, without headers; tests/finish_kernels.rs runs this text on the processor.
+// Compiled to PTX by tests/kernels/compile.py, without headers; tests/finishing.rs runs this text on the processor.
 
 typedef unsigned char u8;
 typedef unsigned short u16;

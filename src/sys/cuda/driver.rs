@@ -118,7 +118,7 @@ calls! {
     cuEventDestroy_v2(CUevent);
     cuEventRecord(CUevent, CUstream);
     cuEventQuery(CUevent);
-    cuModuleLoadData(*mut CUmodule, *const c_void);
+    cuModuleLoadDataEx(*mut CUmodule, *const c_void, c_uint, *mut sys::CUjit_option, *mut *mut c_void);
     cuModuleUnload(CUmodule);
     cuModuleGetFunction(*mut CUfunction, CUmodule, *const c_char);
     cuLaunchKernel(
@@ -365,6 +365,10 @@ fn advice(code: u32) -> Option<&'static str> {
             "a kernel or the device failed earlier in this process; CUDA_LAUNCH_BLOCKING=1 tells where"
         }
         209 | 218 | 222 => "finishing on the device needs compute capability 7.5 and driver 525, or newer ones of both",
+        221 => {
+            "the driver's compiler libnvidia-ptxjitcompiler.so.1 is missing: install it; in a container, pass NVIDIA_DRIVER_CAPABILITIES=compute in"
+        }
+        223 => "CUDA_DISABLE_PTX_JIT keeps the driver from compiling the kernels: unset it",
         802 => "the fabric manager is not ready: wait for nvidia-fabricmanager and start again",
         803 | 804 => "the driver's library and its kernel module are of different versions: reboot or reinstall",
         999 => "reload the driver's kernel modules or reboot",

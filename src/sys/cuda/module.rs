@@ -4,13 +4,16 @@ use std::ffi::{CStr, c_uint, c_void};
 use std::ops::Range;
 use std::sync::Arc;
 
-use cudarc::driver::sys::{CUfunction, CUmodule, CUstream};
+use cudarc::driver::sys::{CUfunction, CUjit_option, CUmodule, CUstream};
 
 use super::{Context, DeviceMemory, Entered, RawStream};
 use crate::error::{Error, Kind, Result};
 
 /// Arguments that a kernel may have.
 const ARGUMENTS_MAX: usize = 16;
+
+/// Room for what the driver's compiler says of text that it refuses: a line or two.
+const LOG_BYTES: usize = 2048;
 
 /// PTX that the driver has made code of. Dropping it unloads the code: nothing of it may be running by then.
 pub(crate) struct Module {
@@ -30,13 +33,30 @@ impl Module {
     /// [`Argument::memory`] they are given: whoever adds one vouches for that.
     ///
     /// # Errors
-    /// `Device` when the device is older than the text's target, or the driver older than its version.
+    /// `Device` when the device is older than the text's target, the driver older than its version, or its compiler not there; with what
+    /// that compiler says.
     pub(crate) fn new(context: &Arc<Context>, ptx: &'static CStr) -> Result<Arc<Module>> {
         let entered = context.enter()?;
         let mut handle = std::ptr::null_mut();
-        // SAFETY: a current context, a place for the answer, and zero-terminated text.
-        let code = unsafe { (entered.calls().cuModuleLoadData)(&mut handle, ptx.as_ptr().cast()) };
-        entered.check(code, "loading kernels")?;
+        let mut log = [0u8; LOG_BYTES];
+        let mut options = [CUjit_option::CU_JIT_ERROR_LOG_BUFFER, CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
+        let mut values: [*mut c_void; 2] =
+            [log.as_mut_ptr().cast(), std::ptr::without_provenance_mut::<c_void>(LOG_BYTES)];
+        // SAFETY: a current context, a place for the answer, and zero-terminated text. Two options and their values: a buffer, and its size,
+        // which the driver reads out of the pointer's place and overwrites there.
+        let code = unsafe {
+            (entered.calls().cuModuleLoadDataEx)(
+                &mut handle,
+                ptx.as_ptr().cast(),
+                options.len() as c_uint,
+                options.as_mut_ptr(),
+                values.as_mut_ptr(),
+            )
+        };
+        entered.check(code, "loading kernels").map_err(|error| match said(&log) {
+            Some(text) => error.source(text),
+            None => error,
+        })?;
         Ok(Arc::new(Module { context: Arc::clone(context), handle }))
     }
 
@@ -52,6 +72,14 @@ impl Module {
         entered.check(code, "looking a kernel up").map_err(|error| error.within(name.to_string_lossy()))?;
         Ok(Kernel { handle, _module: Arc::clone(self) })
     }
+}
+
+/// The compiler's words in one line, if there are any.
+fn said(log: &[u8]) -> Option<String> {
+    let text = log.split(|byte| *byte == 0).next().unwrap_or_default();
+    let text = String::from_utf8_lossy(text);
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    (!lines.is_empty()).then(|| lines.join("; "))
 }
 
 impl Drop for Module {
@@ -146,4 +174,20 @@ pub(crate) fn launch(
         )
     };
     entered.check(code, "launching a kernel")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_told_in_one_line() {
+        assert_eq!(said(&[0; 8]), None);
+        assert_eq!(said(b" \n\0fatal"), None);
+        assert_eq!(
+            said(b"line 1; fatal : no\nptxas : aborted\n\0\0").as_deref(),
+            Some("line 1; fatal : no; ptxas : aborted")
+        );
+        assert_eq!(said(b"without an end \xff").as_deref(), Some("without an end \u{fffd}"));
+    }
 }

@@ -13,6 +13,8 @@ pub(crate) static SETTINGS: LazyLock<Settings> =
 pub(crate) struct Settings {
     pub(crate) version: u32,
     pub(crate) init_error: u32,
+    /// What the compiler says of any PTX; 0 for nothing.
+    pub(crate) ptx_error: u32,
     pub(crate) bytes_per_second: u64,
     /// The n-th of its kind fails; 0 for none.
     pub(crate) device_allocation: i64,
@@ -43,6 +45,7 @@ impl Settings {
         let mut settings = Settings {
             version: 13_000,
             init_error: 0,
+            ptx_error: 0,
             bytes_per_second: 1_000_000_000,
             device_allocation: 0,
             registration: 0,
@@ -59,6 +62,7 @@ impl Settings {
             match name {
                 "version" => settings.version = number() as u32,
                 "init" => settings.init_error = number() as u32,
+                "ptx" => settings.ptx_error = number() as u32,
                 "rate" => settings.bytes_per_second = number(),
                 "device-memory" => settings.device_allocation = number() as i64,
                 "host-memory" => settings.registration = number() as i64,

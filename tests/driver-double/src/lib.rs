@@ -20,8 +20,8 @@
 //! - *Calls*, counted by name: `DoubleDevice::calls`; what exists: `DoubleDevice::live`.
 //!
 //! **What goes wrong** can be told by the tests, or before the process begins by the environment variable `FARFEED_DOUBLE`, for
-//! all devices, as pairs with commas between them: `version=12040`, `init=802` (what `cuInit` says), `rate=200000000`
-//! (bytes a second), `device-memory=3` and `host-memory=1` (the allocation, or registration, that fails), `copy=5` (the copy
+//! all devices, as pairs with commas between them: `version=12040`, `init=802` (what `cuInit` says), `ptx=218` (what is said of any
+//! PTX), `rate=200000000` (bytes a second), `device-memory=3` and `host-memory=1` (the allocation, or registration, that fails), `copy=5` (the copy
 //! that fails, and with it everything after), `operation=100` (the call with which a device is lost) and `loss=719` (what it
 //! says then), `guard=die` or `guard=off`. And `devices=1` has fewer of them, `twins=measure` the twins in [`kernels`].
 //!

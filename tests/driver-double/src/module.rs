@@ -51,6 +51,9 @@ impl Module {
         if oldest_driver(&text).ok_or(INVALID_PTX)? > SETTINGS.version {
             return Err(UNSUPPORTED_PTX_VERSION);
         }
+        if SETTINGS.ptx_error != 0 {
+            return Err(SETTINGS.ptx_error);
+        }
         let mut functions = HashMap::new();
         for entry in text.split(".entry").skip(1) {
             let head = entry.split('{').next().ok_or(INVALID_PTX)?;

@@ -12,31 +12,62 @@ use crate::stream::Work;
 /// Takes PTX only: there is nothing here that could run a cubin.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoadData(module: *mut usize, image: *const c_void) -> u32 {
-    call("cuModuleLoadData", |device| {
-        if image.is_null() {
-            return Err(INVALID_VALUE);
-        }
-        // SAFETY: the caller vouches for an image; PTX is text with a zero at its end, and the first zero of anything else is
-        // inside it, since every binary form has one in its first bytes.
-        let text = unsafe { CStr::from_ptr(image.cast()) }.to_str().map_err(|_| INVALID_IMAGE)?;
-        let parsed = Module::parse(text)?;
-        let handle = new_handle();
-        device.tables().modules.insert(handle, Arc::new(parsed));
-        // SAFETY: the caller vouches for the place.
-        unsafe { answer(module, handle) }
-    })
+    // SAFETY: by this function's contract.
+    call("cuModuleLoadData", |device| unsafe { load(device, module, image) })
 }
 
+/// Of the options those that ask for the compiler's complaints are known: the others change how PTX is compiled, and here nothing is.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoadDataEx(
     module: *mut usize,
     image: *const c_void,
-    _count: c_uint,
-    _options: *mut c_uint,
-    _values: *mut *mut c_void,
+    count: c_uint,
+    options: *mut c_uint,
+    values: *mut *mut c_void,
 ) -> u32 {
-    // SAFETY: as for the call that this one is; options change how PTX is compiled, and here nothing is.
-    unsafe { cuModuleLoadData(module, image) }
+    call("cuModuleLoadDataEx", |device| {
+        // SAFETY: by this function's contract.
+        let loaded = unsafe { load(device, module, image) };
+        // SAFETY: as above: `count` options, and as many values.
+        loaded.inspect_err(|code| unsafe { complain(*code, count as usize, options, values) })
+    })
+}
+
+/// # Safety
+/// As for `cuModuleLoadData`.
+unsafe fn load(device: &Device, module: *mut usize, image: *const c_void) -> Result<(), u32> {
+    if image.is_null() {
+        return Err(INVALID_VALUE);
+    }
+    // SAFETY: the caller vouches for an image; PTX is text with a zero at its end, and the first zero of anything else is
+    // inside it, since every binary form has one in its first bytes.
+    let text = unsafe { CStr::from_ptr(image.cast()) }.to_str().map_err(|_| INVALID_IMAGE)?;
+    let parsed = Module::parse(text)?;
+    let handle = new_handle();
+    device.tables().modules.insert(handle, Arc::new(parsed));
+    // SAFETY: the caller vouches for the place.
+    unsafe { answer(module, handle) }
+}
+
+/// Writes what the compiler has to say where it was asked for, and how much that is, as the real one does.
+///
+/// # Safety
+/// There are `count` options and values; the log's buffer is as large as the option beside it says.
+unsafe fn complain(code: u32, count: usize, options: *const c_uint, values: *mut *mut c_void) {
+    const ERROR_LOG: c_uint = 5;
+    const ERROR_LOG_BYTES: c_uint = 6;
+    // SAFETY: by this function's contract.
+    let place = |option| (0..count).find(|at| unsafe { *options.add(*at) } == option);
+    let (Some(log), Some(bytes)) = (place(ERROR_LOG), place(ERROR_LOG_BYTES)) else { return };
+    let text = format!("driver double, line 1; fatal : not compiled\nbecause it was told to say {code}");
+    // SAFETY: as above. The text is cut to the buffer, its final zero included.
+    unsafe {
+        let room = *values.add(bytes) as usize;
+        let taken = text.len().min(room.saturating_sub(1));
+        std::ptr::copy_nonoverlapping(text.as_ptr(), (*values.add(log)).cast::<u8>(), taken);
+        (*values.add(log)).cast::<u8>().add(taken).write_bytes(0, usize::from(room > 0));
+        *values.add(bytes) = std::ptr::without_provenance_mut(taken + 1);
+    }
 }
 
 /// Work that was launched keeps what it needs, as the real one's does not: unloading is noted where the host has not observed that
