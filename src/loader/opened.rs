@@ -16,6 +16,7 @@ use super::indexing::{find_or_make, listed_keys, read_head};
 use super::quarantine::Ledger;
 use super::run::{Parts, lock};
 use super::source::{Format, Object, Stores, shards};
+use super::standing::Standing;
 use super::{Consumer, Loader};
 use crate::dataset::{BlockCut, Dataset, NpyHeader, RecordShard, RecordSpec, SampleId, Shard, index_url};
 use crate::error::{Error, Kind, Result};
@@ -116,7 +117,8 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     let loader = Loader {
         parts,
         plan,
-        consumer: Mutex::new(Consumer { run: None, epoch: 0, batch: 0, served: None }),
+        consumer: Mutex::new(Consumer { run: None, served: None }),
+        standing: Standing::default(),
         waker: Arc::new(AtomicWaker::new()),
         held: Arc::new(AtomicUsize::new(0)),
     };

@@ -28,8 +28,11 @@
 //! A batch that may read its sources at any time reads them in the stream's order. Freeing memory does not synchronise: what a
 //! real driver may wait for silently is a race here. Nothing is ever captured into a graph; no managed memory, no pools, no peers.
 //!
+//! Beside it lies what other tests of a process need: `Counting` allocations, and a real fork (`in_a_child`).
+//!
 //! `Driver` makes the driver's calls for tests, on the double or on the machine's own driver: `on_gpu`.
 
+mod allocations;
 mod calls;
 mod checker;
 mod control;
@@ -44,6 +47,7 @@ mod raw;
 mod stream;
 mod twin;
 
+pub use allocations::{Allocated, Counting};
 pub use calls::Calls;
 pub use control::{Double, DoubleDevice, Live};
 pub use fork::in_a_child;
