@@ -86,6 +86,15 @@ fn refused<T>(result: Result<T>) -> String {
     }
 }
 
+/// Sets a flag when it goes, also because of a failure: nobody else would end then.
+struct AtTheEnd<'a>(&'a AtomicBool);
+
+impl Drop for AtTheEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// One thread takes batches, and holds the consumer's lock while it waits for them; others ask all there is to ask.
 fn kept_busy(loader: &Loader, while_doing: impl FnOnce()) {
     let over = AtomicBool::new(false);
@@ -108,8 +117,8 @@ fn kept_busy(loader: &Loader, while_doing: impl FnOnce()) {
                 }
             });
         }
+        let _end = AtTheEnd(&over);
         while_doing();
-        over.store(true, Ordering::Relaxed);
     });
 }
 

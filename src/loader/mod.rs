@@ -13,6 +13,7 @@ mod copier;
 mod explain;
 mod finishing;
 mod indexing;
+mod lists;
 #[cfg(all(feature = "cuda", feature = "measure"))]
 mod measured;
 mod opened;
@@ -76,7 +77,7 @@ pub struct Loader {
 #[derive(Debug)]
 pub enum Next {
     /// The next batch.
-    Batch(Box<Batch>),
+    Batch(Batch),
     /// There are no more in this epoch.
     End,
     /// Not there yet.
@@ -257,7 +258,7 @@ impl Loader {
         let asked = Instant::now();
         loop {
             match self.next_within(epoch, asked, LOOK)? {
-                Next::Batch(batch) => return Ok(Some(*batch)),
+                Next::Batch(batch) => return Ok(Some(batch)),
                 Next::End => return Ok(None),
                 Next::Pending => {}
             }
@@ -283,7 +284,7 @@ impl Loader {
             match consumer.start_if_needed(self)?.receive(left)? {
                 Some(delivery) => {
                     if let Some(batch) = self.accept(&mut consumer, delivery, asked)? {
-                        return Ok(Next::Batch(Box::new(batch)));
+                        return Ok(Next::Batch(batch));
                     }
                 }
                 None => {
@@ -320,7 +321,7 @@ impl Loader {
                 batch.held = Some(Held::new(&self.held));
                 let (epoch, number) = self.standing.read();
                 self.standing.write(epoch, number + 1);
-                Ok(Some(*batch))
+                Ok(Some(batch))
             }
             Delivery::EpochEnd(epoch) => {
                 // That of an epoch which the consumer has left behind says nothing new.

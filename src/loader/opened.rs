@@ -13,6 +13,7 @@ use super::builder::{BuildStep, ByteSize, LoaderBuilder};
 use super::column::{ColumnSpec, Field, Kind as ColumnKind};
 use super::finishing::Finished;
 use super::indexing::{find_or_make, listed_keys, read_head};
+use super::lists::Shelf;
 use super::quarantine::Ledger;
 use super::run::{Parts, lock};
 use super::source::{Format, Object, Stores, shards};
@@ -101,6 +102,7 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
         telemetry,
         slots,
         slot_bytes,
+        shelf: Shelf::new(slots),
         verify: options.verify,
         ledger: Ledger::new(options.on_error),
         excluded: excluded.into(),

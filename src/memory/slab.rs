@@ -147,8 +147,7 @@ impl Slab {
         if !self.0.born.is_here() {
             return None;
         }
-        let mut free = self.0.lock();
-        self.0.split_off(&mut free, count).map(|chunks| self.wrap(chunks))
+        self.split_off(&mut self.0.lock(), count)
     }
 
     /// Takes `count` pages, waiting up to `patience` for them.
@@ -164,9 +163,8 @@ impl Slab {
         let deadline = Instant::now() + patience;
         let mut free = self.0.lock();
         loop {
-            if let Some(chunks) = self.0.split_off(&mut free, count) {
-                drop(free);
-                return Ok(self.wrap(chunks));
+            if let Some(pages) = self.split_off(&mut free, count) {
+                return Ok(pages);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -220,8 +218,18 @@ impl Slab {
         &self.0.map
     }
 
-    fn wrap(&self, chunks: Vec<Chunk>) -> Vec<Page<Filling>> {
-        chunks.into_iter().map(|chunk| Page::new(chunk, Arc::clone(&self.0))).collect()
+    fn split_off(&self, free: &mut Free, count: usize) -> Option<Vec<Page<Filling>>> {
+        let Free { chunks, pages, .. } = free;
+        if count > pages.count() {
+            return None;
+        }
+        let mut taken = Vec::with_capacity(count);
+        pages.take(count, |page| {
+            taken.extend(chunks[page].take().map(|chunk| Page::new(chunk, Arc::clone(&self.0))));
+        });
+        self.0.free_count.store(pages.count(), Ordering::Relaxed);
+        self.0.high_water.fetch_max(self.0.total - pages.count(), Ordering::Relaxed);
+        Some(taken)
     }
 }
 
@@ -233,18 +241,6 @@ fn rest_of(bytes: usize, gone: &AtomicBool) -> impl Iterator<Item = usize> {
 impl SlabInner {
     fn lock(&self) -> MutexGuard<'_, Free> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn split_off(&self, free: &mut Free, count: usize) -> Option<Vec<Chunk>> {
-        let Free { chunks, pages, .. } = free;
-        if count > pages.count() {
-            return None;
-        }
-        let mut taken = Vec::with_capacity(count);
-        pages.take(count, |page| taken.extend(chunks[page].take()));
-        self.free_count.store(pages.count(), Ordering::Relaxed);
-        self.high_water.fetch_max(self.total - pages.count(), Ordering::Relaxed);
-        Some(taken)
     }
 
     pub(super) fn put_back(&self, chunk: Chunk) {

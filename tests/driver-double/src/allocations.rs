@@ -5,8 +5,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Threads are told apart by the beginnings of their names.
-const THREADS: [&str; 6] =
-    ["farfeed-pump", "farfeed-copy", "farfeed-net", "farfeed-ring", "farfeed-file", "consumer"];
+const THREADS: [&str; 6] = ["farfeed-pump", "farfeed-copy", "farfeed-net", "farfeed-ring", "farfeed-file", "consumer"];
 /// The place of all others.
 const OTHERS: usize = THREADS.len();
 /// A thread whose name has not been looked at, or has said nothing yet: it is given soon after the thread begins.
