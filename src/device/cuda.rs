@@ -63,6 +63,8 @@ impl CudaBackend {
 
     /// The primary context, taken when first asked for and kept.
     pub(super) fn context(&self) -> Result<Arc<Context>> {
+        // A forked child is told, before it waits for a lock that is held by a thread of its parent.
+        cuda::driver()?;
         let mut context = self.context.lock().unwrap_or_else(PoisonError::into_inner);
         match &*context {
             Some(context) => Ok(Arc::clone(context)),
@@ -366,5 +368,24 @@ impl Drop for CudaEngine {
         }
         self.free.extend(self.arrivals.try_iter());
         self.free.iter_mut().for_each(|slot| slot.free_by = Some(deadline));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lock is held when the child is forked, and nobody lets go of it there.
+    #[test]
+    fn a_forked_child_is_told_before_it_waits() {
+        let _ = cuda::driver();
+        let (name, context) = ("cuda:0".into(), Mutex::new(None));
+        let backend = CudaBackend { ordinal: 0, name, node: None, context, one_by_one: false };
+        let held = backend.context.lock();
+        let answer = farfeed_driver_double::in_a_child(Duration::from_secs(20), || {
+            backend.stream().map_or_else(|error| error.to_string(), |_| "it worked".into())
+        });
+        assert!(answer.as_ref().is_ok_and(|answer| answer != "it worked"), "{answer:?}");
+        drop(held);
     }
 }

@@ -24,6 +24,7 @@ use super::pipe::{Pipe, Upstream};
 use super::site::Site;
 use super::stats::{Counters, Stats};
 use crate::error::{Error, Kind, Result};
+use crate::sys::process::Birthplace;
 
 /// Connections that are open at the most; further ones are closed as soon as they come.
 pub const CONNECTIONS_MAX: usize = 1024;
@@ -45,6 +46,8 @@ pub(super) enum Far {
 pub(super) struct Station {
     hub: Arc<Hub>,
     thread: Option<JoinHandle<()>>,
+    /// The process that has the thread.
+    born: Birthplace,
 }
 
 impl Station {
@@ -72,7 +75,7 @@ impl Station {
             })
             .map_err(failed)?;
         let hub = started.recv().map_err(|_| failed(io::ErrorKind::BrokenPipe.into()))?.map_err(failed)?;
-        Ok(Station { hub, thread: Some(thread) })
+        Ok(Station { hub, thread: Some(thread), born: Birthplace::here() })
     }
 
     pub(super) fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
@@ -128,6 +131,11 @@ impl Station {
 
 impl Drop for Station {
     fn drop(&mut self) {
+        // In a forked child there is no thread, and what the parent serves goes on.
+        if !self.born.is_here() {
+            std::mem::forget((Arc::clone(&self.hub), self.thread.take()));
+            return;
+        }
         self.hub.stopping.store(true, Ordering::Release);
         self.hub.stop.notify_one();
         if let Some(thread) = self.thread.take() {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::column::Column;
+use super::lists::Lent;
 use crate::dataset::{Dataset, Dtype, SampleId};
 use crate::device::{DeviceSlot, RawStream};
 use crate::error::{Error, Kind, Result};
@@ -14,10 +15,10 @@ use crate::error::{Error, Kind, Result};
 ///
 /// Hold at most `batches_ahead + 1` at a time: the loader cannot land the next one when every slot is held.
 pub struct Batch {
+    /// In front of the slot: whoever waits for that finds these back, too.
+    pub(super) lists: Lent,
     pub(super) slot: DeviceSlot,
     pub(super) columns: Arc<[String]>,
-    pub(super) layout: Vec<Column>,
-    pub(super) rows: Vec<SampleId>,
     pub(super) left_out: usize,
     pub(super) dataset: Arc<Dataset>,
     pub(super) epoch: u64,
@@ -95,13 +96,13 @@ impl<'a> Ragged<'a> {
 impl Batch {
     /// Rows.
     pub fn len(&self) -> usize {
-        self.rows.len()
+        self.lists.rows.len()
     }
 
     /// Whether there are no rows: the last batch of an epoch, on a rank for which no sample was left; or one whose samples are all
     /// left out.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.lists.rows.is_empty()
     }
 
     /// Rows that it lacks: bad samples ([`OnError::Skip`](super::OnError::Skip)), and those named beforehand
@@ -122,12 +123,12 @@ impl Batch {
 
     /// Numbers of the samples in the dataset's own order, row by row.
     pub fn ids(&self) -> &[SampleId] {
-        &self.rows
+        &self.lists.rows
     }
 
     /// Key of a row's sample: for WebDataset the name its files share, else `shard:number`.
     pub fn key(&self, row: usize) -> Option<Cow<'_, str>> {
-        self.rows.get(row).map(|sample| self.dataset.key(*sample))
+        self.lists.rows.get(row).map(|sample| self.dataset.key(*sample))
     }
 
     /// Names of the columns, in the order in which fields were asked for.
@@ -138,7 +139,7 @@ impl Batch {
     /// Where a column lies in the slot.
     pub fn layout(&self, name: &str) -> Option<&Column> {
         let number = self.columns.iter().position(|column| column == name)?;
-        self.layout.get(number)
+        self.lists.layout.get(number)
     }
 
     /// Payload bytes of all columns.
@@ -304,7 +305,7 @@ impl fmt::Debug for Batch {
         f.debug_struct("Batch")
             .field("epoch", &self.epoch)
             .field("index", &self.index)
-            .field("rows", &self.rows.len())
+            .field("rows", &self.len())
             .field("columns", &self.columns)
             .finish()
     }

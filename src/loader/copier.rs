@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TryRecvError, select
 use super::batch::Batch;
 use super::quarantine::Quarantined;
 use super::repair::Repair;
-use super::rows::{Flaw, Holds, Rows, Scratch};
+use super::rows::{Flaw, Holds, Rows, Scratch, Spent};
 use super::run::{Parts, lock};
 use crate::dataset::Extent;
 use crate::device::{DeviceSlot, Engine};
@@ -31,7 +31,7 @@ pub(super) enum Job {
 
 /// What the consumer gets, in order.
 pub(super) enum Delivery {
-    Batch(Box<Batch>),
+    Batch(Batch),
     EpochEnd(u64),
     Failed(Error),
 }
@@ -43,6 +43,8 @@ pub(super) struct Copier {
     pub(super) home: Arc<Parts>,
     pub(super) jobs: Receiver<Job>,
     pub(super) deliveries: Sender<Delivery>,
+    /// Lists that the pump fills again.
+    pub(super) spent: Sender<Spent>,
     /// Disconnected when the loader stops.
     pub(super) stop: Receiver<()>,
     /// Made when the first field is read again.
@@ -104,7 +106,7 @@ impl Copier {
                     if batches.is_power_of_two() {
                         self.home.take_note(engine);
                     }
-                    Delivery::Batch(Box::new(batch))
+                    Delivery::Batch(batch)
                 }
                 Job::EpochEnd(epoch) => Delivery::EpochEnd(epoch),
                 Job::Failed(error) => Delivery::Failed(error),
@@ -163,19 +165,24 @@ impl Copier {
             self.mend(engine, &mut rows, flaws)?;
         }
         let verified = Instant::now();
-        let mut layout = Vec::with_capacity(home.columns.len());
+        let mut lent = home.shelf.take();
         let mut at = 0;
         for number in 0..home.columns.len() {
-            let column = rows.place(number, &mut at, home.slot_bytes)?;
+            let column = rows.place(number, &mut at, home.slot_bytes, lent.lists.take_memory(number))?;
             rows.fill(number, &column, engine, &mut slot)?;
-            layout.push(column);
+            lent.lists.set(number, column);
         }
-        rows.finish(&layout, engine, &mut slot)?;
+        rows.finish(&lent.layout, engine, &mut slot)?;
+        lent.lists.rows.clear();
+        lent.lists.rows.extend(rows.samples());
         let (payload, left_out) = (rows.payload(), rows.left_out());
         let (epoch, index) = (rows.plan().epoch, rows.plan().batch);
-        let (rows, holds, used) = rows.into_parts(engine.spare_holds());
+        let mut holds = engine.spare_holds();
+        let (spent, used) = rows.into_parts(&mut holds);
         *scratch = used;
         engine.seal(&mut slot, holds)?;
+        // A pump that has gone, or has as many as it can use, makes its own.
+        drop(self.spent.try_send(spent));
         let ended = Instant::now();
         home.telemetry.stage(Stage::Decode, payload, verified - began, Duration::ZERO);
         home.telemetry.stage(Stage::Copy, payload, ended - verified, began - waited);
@@ -183,8 +190,7 @@ impl Copier {
         Ok(Batch {
             slot,
             columns: Arc::clone(&home.names),
-            layout,
-            rows,
+            lists: lent,
             left_out,
             dataset: Arc::clone(&home.dataset),
             epoch,

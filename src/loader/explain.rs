@@ -107,6 +107,10 @@ impl Explained<'_> {
             Some(node) => format!("out of host memory of NUMA node {node}, which is next to the device"),
             None => "out of host memory as it comes".into(),
         };
+        // Whoever was writing it down when a child was forked will not let go of the lock there.
+        if !parts.born.is_here() {
+            return format!("{near}; of how well they go the parent knows more");
+        }
         match &*lock(&parts.note) {
             Some(note) => format!("{near}; {note}"),
             None => near,

@@ -13,6 +13,7 @@ mod copier;
 mod explain;
 mod finishing;
 mod indexing;
+mod lists;
 #[cfg(all(feature = "cuda", feature = "measure"))]
 mod measured;
 mod opened;
@@ -25,6 +26,7 @@ mod rows;
 mod run;
 mod scan;
 mod source;
+mod standing;
 mod value;
 mod view;
 mod weights;
@@ -58,12 +60,15 @@ use crate::schedule::Plan;
 use crate::telemetry::{Counter, Lane, Stage, Stats, Telemetry};
 use copier::Delivery;
 use run::{Parts, Run};
+use standing::Standing;
 
 /// Streams the batches of one rank. Made by [`Loader::builder`].
 pub struct Loader {
     parts: Arc<Parts>,
     plan: Plan,
     consumer: Mutex<Consumer>,
+    /// Which batch comes next; changed with the consumer's lock held.
+    standing: Standing,
     waker: Arc<AtomicWaker>,
     held: Arc<AtomicUsize>,
 }
@@ -72,19 +77,16 @@ pub struct Loader {
 #[derive(Debug)]
 pub enum Next {
     /// The next batch.
-    Batch(Box<Batch>),
+    Batch(Batch),
     /// There are no more in this epoch.
     End,
     /// Not there yet.
     Pending,
 }
 
-/// Where the consumer stands.
+/// What the consumer works with.
 struct Consumer {
     run: Option<Run>,
-    /// The batch that comes next.
-    epoch: u64,
-    batch: u64,
     /// When the consumer got its last batch.
     served: Option<Instant>,
 }
@@ -145,19 +147,20 @@ impl Loader {
             return;
         }
         let mut consumer = self.lock();
-        if consumer.epoch == epoch {
+        if self.standing.read().0 == epoch {
             return;
         }
         // From an epoch's last batch the stream goes on to the next epoch, whether or not somebody saw that there are no more.
-        if self.comes_next(&consumer) != (epoch, 0) {
+        if self.comes_next() != (epoch, 0) {
             consumer.run = None;
         }
-        (consumer.epoch, consumer.batch) = (epoch, 0);
+        self.standing.write(epoch, 0);
     }
 
-    /// Where the consumer stands: counts what was delivered, not what was read ahead.
+    /// Where the consumer stands: counts what was delivered, not what was read ahead. Waits for nobody; in a forked child it is where the
+    /// parent's consumer stood when it was forked.
     pub fn state(&self) -> State {
-        let (epoch, batch) = self.comes_next(&self.lock());
+        let (epoch, batch) = self.comes_next();
         let position = self.parts.partition.position(self.parts.order.samples(), batch);
         State::new(self.parts.dataset.fingerprint(), &self.parts.order, epoch, position)
     }
@@ -172,13 +175,14 @@ impl Loader {
         let point = state.resume(self.parts.dataset.fingerprint(), &self.parts.order, &self.parts.partition)?;
         let mut consumer = self.lock();
         consumer.run = None;
-        (consumer.epoch, consumer.batch, consumer.served) = (point.epoch, point.batch, None);
+        consumer.served = None;
+        self.standing.write(point.epoch, point.batch);
         Ok(())
     }
 
-    /// The epoch that the next batch belongs to.
+    /// The epoch that the next batch belongs to. As [`Loader::state`], it waits for nobody.
     pub fn current_epoch(&self) -> u64 {
-        self.comes_next(&self.lock()).0
+        self.comes_next().0
     }
 
     /// Where time and bytes went so far, and what the limit is.
@@ -192,6 +196,7 @@ impl Loader {
     }
 
     /// Samples that were found bad and left out so far, as far ahead as batches have been assembled. Those named beforehand are not among them.
+    /// Waits for nobody, also in a forked child.
     pub fn quarantine(&self) -> Quarantine {
         self.parts.ledger.list()
     }
@@ -217,6 +222,8 @@ impl Loader {
     pub async fn next_batch(&self) -> Result<Option<Batch>> {
         let asked = Instant::now();
         std::future::poll_fn(|context| {
+            // First: a child has nobody to wake it, and wakes nobody.
+            self.check_process()?;
             self.waker.register(context.waker());
             self.poll_batch(asked).map_or(Poll::Pending, Poll::Ready)
         })
@@ -225,11 +232,8 @@ impl Loader {
 
     /// The next batch of the stream, an error or its end, if there is one of them now.
     fn poll_batch(&self, asked: Instant) -> Option<Result<Option<Batch>>> {
-        if let Err(error) = self.check_process() {
-            return Some(Err(error));
-        }
         let mut consumer = self.lock();
-        while !consumer.finished(self) {
+        while !self.finished() {
             let taken = match consumer.start_if_needed(self).and_then(|run| run.try_receive()) {
                 Ok(Some(delivery)) => self.accept(&mut consumer, delivery, asked),
                 // One that waits for itself would not be woken.
@@ -254,7 +258,7 @@ impl Loader {
         let asked = Instant::now();
         loop {
             match self.next_within(epoch, asked, LOOK)? {
-                Next::Batch(batch) => return Ok(Some(*batch)),
+                Next::Batch(batch) => return Ok(Some(batch)),
                 Next::End => return Ok(None),
                 Next::Pending => {}
             }
@@ -272,15 +276,15 @@ impl Loader {
     /// loader's patience; `Unsupported` in a forked child, which has none of the loader's threads.
     pub fn next_within(&self, epoch: u64, asked: Instant, limit: Duration) -> Result<Next> {
         self.check_process()?;
-        // Let go of between calls, so that others may ask for the state meanwhile.
+        // Let go of between calls, so that others may go elsewhere meanwhile.
         let mut consumer = self.lock();
         let deadline = Instant::now() + limit;
-        while consumer.epoch == epoch && !consumer.finished(self) {
+        while self.standing.read().0 == epoch && !self.finished() {
             let left = deadline.saturating_duration_since(Instant::now());
             match consumer.start_if_needed(self)?.receive(left)? {
                 Some(delivery) => {
                     if let Some(batch) = self.accept(&mut consumer, delivery, asked)? {
-                        return Ok(Next::Batch(Box::new(batch)));
+                        return Ok(Next::Batch(batch));
                     }
                 }
                 None => {
@@ -297,12 +301,16 @@ impl Loader {
     }
 
     /// Epoch and number of the batch that comes next: behind an epoch's last one, the next epoch's first.
-    fn comes_next(&self, consumer: &Consumer) -> (u64, u64) {
+    fn comes_next(&self) -> (u64, u64) {
         let batches = self.batches_per_epoch();
-        match consumer.batch {
-            batch if batch > 0 && batch >= batches => (consumer.epoch + 1, 0),
-            batch => (consumer.epoch, batch),
+        match self.standing.read() {
+            (epoch, batch) if batch > 0 && batch >= batches => (epoch + 1, 0),
+            next => next,
         }
+    }
+
+    fn finished(&self) -> bool {
+        self.standing.read().0 >= self.parts.epochs_end
     }
 
     /// Takes note of a delivery; `None` for the end of an epoch.
@@ -311,13 +319,14 @@ impl Loader {
             Delivery::Batch(mut batch) => {
                 consumer.note_served(asked, &batch, &self.parts.telemetry);
                 batch.held = Some(Held::new(&self.held));
-                consumer.batch += 1;
-                Ok(Some(*batch))
+                let (epoch, number) = self.standing.read();
+                self.standing.write(epoch, number + 1);
+                Ok(Some(batch))
             }
             Delivery::EpochEnd(epoch) => {
                 // That of an epoch which the consumer has left behind says nothing new.
-                if consumer.epoch == epoch {
-                    (consumer.epoch, consumer.batch) = (epoch + 1, 0);
+                if self.standing.read().0 == epoch {
+                    self.standing.write(epoch + 1, 0);
                 }
                 Ok(None)
             }
@@ -351,13 +360,9 @@ impl Consumer {
     fn start_if_needed(&mut self, loader: &Loader) -> Result<&Run> {
         let run = match self.run.take() {
             Some(run) => run,
-            None => Run::start(&loader.parts, (self.epoch, self.batch), &loader.waker)?,
+            None => Run::start(&loader.parts, loader.standing.read(), &loader.waker)?,
         };
         Ok(self.run.insert(run))
-    }
-
-    fn finished(&self, loader: &Loader) -> bool {
-        self.epoch >= loader.parts.epochs_end
     }
 
     fn note_served(&mut self, asked: Instant, batch: &Batch, telemetry: &Telemetry) {
@@ -383,7 +388,7 @@ impl Drop for Loader {
     /// the child ends.
     fn drop(&mut self) {
         if !self.parts.born.is_here() {
-            std::mem::forget(Arc::clone(&self.parts));
+            std::mem::forget((Arc::clone(&self.parts), Arc::clone(&self.waker)));
             std::mem::forget(self.consumer.get_mut().unwrap_or_else(PoisonError::into_inner).run.take());
         }
     }
@@ -418,5 +423,35 @@ impl fmt::Debug for Loader {
 impl fmt::Debug for Epoch<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Epoch").field("epoch", &self.epoch).field("ended", &self.ended).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::Dtype;
+    use crate::store::MemoryStore;
+    use run::lock;
+
+    /// Every lock of the loader is held when the child is forked, and nobody lets go of them there.
+    #[test]
+    fn a_forked_child_is_answered_whatever_is_locked() {
+        let store = MemoryStore::new();
+        store.put("train.bin", vec![1; 6000]);
+        let builder = Loader::builder("memory:train.bin").store(store).tokens(Tokens::new(Dtype::U16, 10));
+        let loader = builder.batch_size(2).host_memory(ByteSize::mib(8)).build().unwrap();
+        assert_eq!(loader.epoch(0).take(3).filter(Result::is_ok).count(), 3);
+        let parts = &loader.parts;
+        let held = (loader.lock(), lock(&parts.engine), lock(&parts.note), lock(&parts.warm));
+        let answer = farfeed_driver_double::in_a_child(Duration::from_secs(20), || {
+            let next = loader.next_within(0, Instant::now(), LOOK).map_err(|error| error.kind());
+            let resumed = loader.resume(&loader.state()).map_err(|error| error.kind());
+            loader.seek(3);
+            let text = format!("{} {loader:?} {}", loader.explain(), loader.stats());
+            format!("{:?} {} {next:?} {resumed:?} {}", loader.state(), loader.current_epoch(), text.len() > 1000)
+        });
+        let expected = format!("{:?} 0 Err(Unsupported) Err(Unsupported) true", loader.state());
+        assert_eq!((answer, loader.state().position), (Ok(expected), 6));
+        drop(held);
     }
 }

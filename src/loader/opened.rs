@@ -13,9 +13,11 @@ use super::builder::{BuildStep, ByteSize, LoaderBuilder};
 use super::column::{ColumnSpec, Field, Kind as ColumnKind};
 use super::finishing::Finished;
 use super::indexing::{find_or_make, listed_keys, read_head};
+use super::lists::Shelf;
 use super::quarantine::Ledger;
 use super::run::{Parts, lock};
 use super::source::{Format, Object, Stores, shards};
+use super::standing::Standing;
 use super::{Consumer, Loader};
 use crate::dataset::{BlockCut, Dataset, NpyHeader, RecordShard, RecordSpec, SampleId, Shard, index_url};
 use crate::error::{Error, Kind, Result};
@@ -100,6 +102,7 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
         telemetry,
         slots,
         slot_bytes,
+        shelf: Shelf::new(slots),
         verify: options.verify,
         ledger: Ledger::new(options.on_error),
         excluded: excluded.into(),
@@ -116,7 +119,8 @@ pub(super) fn open(options: &LoaderBuilder, stores: &mut Stores) -> Result<Loade
     let loader = Loader {
         parts,
         plan,
-        consumer: Mutex::new(Consumer { run: None, epoch: 0, batch: 0, served: None }),
+        consumer: Mutex::new(Consumer { run: None, served: None }),
+        standing: Standing::default(),
         waker: Arc::new(AtomicWaker::new()),
         held: Arc::new(AtomicUsize::new(0)),
     };

@@ -10,6 +10,7 @@ use super::source::shards;
 use crate::dataset::{Dataset, Extent, FieldId, SampleId};
 use crate::error::Result;
 use crate::fetch::{RetryPolicy, Source, extents};
+use crate::sys::process::Birthplace;
 use crate::telemetry::Telemetry;
 
 /// What a dataset holds, and a few of its samples. Made by [`LoaderBuilder::peek`].
@@ -19,6 +20,8 @@ pub struct Peek {
     dataset: Arc<Dataset>,
     sources: Vec<Source>,
     policy: RetryPolicy,
+    /// The process that the stores' threads and locks belong to.
+    born: Birthplace,
 }
 
 impl LoaderBuilder {
@@ -35,7 +38,7 @@ impl LoaderBuilder {
         let dataset = Arc::new(dataset(&self, &objects, &mut stores, &telemetry)?);
         let sources =
             objects.iter().zip(dataset.shards()).map(|(object, shard)| object.source(Some(shard.size))).collect();
-        Ok(Peek { dataset, sources, policy: self.policy })
+        Ok(Peek { dataset, sources, policy: self.policy, born: Birthplace::here() })
     }
 }
 
@@ -49,8 +52,10 @@ impl Peek {
     /// field. They are held in memory, all of them.
     ///
     /// # Errors
-    /// Those of reading: `NotFound` for a shard that has gone, `Corrupt` for one that is not the index's, and so on.
+    /// Those of reading: `NotFound` for a shard that has gone, `Corrupt` for one that is not the index's, and so on; `Unsupported` in a
+    /// forked child.
     pub fn read(&self, wanted: &[(SampleId, FieldId)], bytes_max: u64) -> Result<Vec<Option<Vec<u8>>>> {
+        self.born.check("the shards were opened")?;
         let places: Vec<Option<Extent>> = wanted
             .iter()
             .map(|(sample, field)| self.dataset.extent(*sample, *field))
@@ -88,5 +93,9 @@ mod tests {
         assert_eq!(read, [Some(b[20..40].to_vec()), Some(a[..20].to_vec()), None, None]);
         assert_eq!(peek.read(&[(5, 0)], 3).unwrap(), [Some(b[40..43].to_vec())]);
         assert!(peek.read(&[], 3).unwrap().is_empty());
+        let answer = farfeed_driver_double::in_a_child(std::time::Duration::from_secs(20), || {
+            peek.read(&[(5, 0)], 3).map_or_else(|error| format!("{:?}", error.kind()), |_| "it worked".into())
+        });
+        assert_eq!(answer.as_deref(), Ok("Unsupported"));
     }
 }

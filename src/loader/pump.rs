@@ -13,9 +13,10 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, select};
 use super::admission::{Admission, Held, Limits};
 use super::copier::Job;
 use super::quarantine::OnError;
+use super::rows::{Holds, Spent};
 use crate::error::{Error, Kind, Result};
 use crate::fetch::{Completion, Fetch, FetchRead};
-use crate::memory::{CopyHold, Landed, Landing, Slab};
+use crate::memory::{Landed, Landing, Slab};
 use crate::schedule::{BatchPlan, Read, Schedule, Step};
 use crate::telemetry::{Counter, Depth, Stage, Telemetry};
 
@@ -25,6 +26,8 @@ const BATCHES_LISTED_MAX: usize = 1024;
 const PLAN_BYTES_MAX: usize = 32 << 20;
 /// Reads that are listed and not yet admitted.
 const READS_LISTED_MAX: usize = 256;
+/// Empty lists of holds that are kept: those of a batch that waits for the copier, and of the one being copied.
+const HOLDS_KEPT: usize = 2;
 /// How often a pump that nothing happens to looks around.
 const QUIET: Duration = Duration::from_millis(500);
 /// And at the least, where a rate holds reads back.
@@ -39,6 +42,8 @@ pub(super) struct Pump {
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) completions: Receiver<Completion>,
     pub(super) jobs: Sender<Job>,
+    /// Lists of batches that have been copied.
+    pub(super) spent: Receiver<Spent>,
     /// Pages came back, or the copier took a job.
     pub(super) wake: Receiver<()>,
     /// Disconnected when the loader stops.
@@ -55,6 +60,8 @@ struct Board {
     plan_bytes: usize,
     on_error: OnError,
     in_flight: HashMap<u64, UnderWay>,
+    /// Empty ones, for the batches that come next.
+    spare_holds: Vec<Holds>,
     admission: Admission,
     exhausted: bool,
 }
@@ -132,6 +139,10 @@ impl Pump {
 
     /// Takes steps from the schedule until enough is known of the future: at least all reads of one batch.
     fn list(&mut self, board: &mut Board) -> Result<()> {
+        for Spent { plan, reads } in self.spent.try_iter() {
+            self.schedule.recycle(plan);
+            board.keep_holds(reads);
+        }
         while !board.exhausted && !board.knows_enough() {
             match self.schedule.advance()? {
                 None => board.exhausted = true,
@@ -286,6 +297,7 @@ impl Board {
             plan_bytes: 0,
             on_error,
             in_flight: HashMap::new(),
+            spare_holds: Vec::new(),
             admission: Admission::new(limits),
             exhausted: false,
         }
@@ -348,12 +360,12 @@ impl Board {
     }
 
     /// Holds the pages of a complete batch; reads whose last piece this is are let go of.
-    fn hold(&mut self, plan: &BatchPlan) -> HashMap<u64, CopyHold> {
-        let mut holds = HashMap::new();
+    fn hold(&mut self, plan: &BatchPlan) -> Holds {
+        let mut holds = self.spare_holds.pop().unwrap_or_default();
         for piece in &plan.pieces {
             let Some(entry) = self.reads.get_mut(&piece.read) else { continue };
             if let ReadState::Landed(landed) = &entry.state {
-                holds.entry(piece.read).or_insert_with(|| landed.hold());
+                holds.add(piece.read, || landed.hold());
             }
             entry.left -= 1;
             if entry.left == 0 {
@@ -361,6 +373,13 @@ impl Board {
             }
         }
         holds
+    }
+
+    /// Keeps as many as there are batches between here and the copier.
+    fn keep_holds(&mut self, holds: Holds) {
+        if self.spare_holds.len() < HOLDS_KEPT {
+            self.spare_holds.push(holds);
+        }
     }
 
     /// Reads of an epoch that has ended, kept for samples of a last batch that was dropped.

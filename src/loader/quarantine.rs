@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -208,13 +209,16 @@ impl fmt::Display for Quarantine {
 #[derive(Debug)]
 pub(super) struct Ledger {
     on_error: OnError,
+    /// Those that the report lists, from the front: room for all of them, made for the first one. They are read without a lock, which in a
+    /// forked child somebody might hold who is not there.
+    entries: OnceLock<Box<[OnceLock<Quarantined>]>>,
+    more: AtomicU64,
     found: Mutex<Found>,
 }
 
 #[derive(Debug, Default)]
 struct Found {
-    list: Quarantine,
-    /// Those in the list.
+    /// Those in the report's list.
     listed: HashSet<SampleId>,
     epoch: u64,
     /// Those left out in this epoch; a run that begins again finds them again.
@@ -223,7 +227,7 @@ struct Found {
 
 impl Ledger {
     pub(super) fn new(on_error: OnError) -> Self {
-        Ledger { on_error, found: Mutex::default() }
+        Ledger { on_error, entries: OnceLock::new(), more: AtomicU64::new(0), found: Mutex::default() }
     }
 
     pub(super) fn on_error(&self) -> OnError {
@@ -231,7 +235,11 @@ impl Ledger {
     }
 
     pub(super) fn list(&self) -> Quarantine {
-        lock(&self.found).list.clone()
+        let entries = self.entries.get().into_iter().flatten();
+        Quarantine {
+            entries: entries.map_while(OnceLock::get).cloned().collect(),
+            more: self.more.load(Ordering::Relaxed),
+        }
     }
 
     /// Notes that a sample is left out.
@@ -254,10 +262,12 @@ impl Ledger {
             return Err(error.within(what));
         }
         found.in_epoch.insert(sample);
-        if found.list.entries.len() >= ENTRIES_MAX {
-            found.list.more += u64::from(!found.listed.contains(&sample));
+        let number = found.listed.len();
+        if number >= ENTRIES_MAX {
+            self.more.fetch_add(u64::from(!found.listed.contains(&sample)), Ordering::Relaxed);
         } else if found.listed.insert(sample) {
-            found.list.entries.push(entry);
+            let room = || std::iter::repeat_with(OnceLock::new).take(ENTRIES_MAX).collect();
+            let _ = self.entries.get_or_init(room)[number].set(entry);
         }
         Ok(())
     }
@@ -316,6 +326,19 @@ mod tests {
         assert!(error.kind() == Kind::Corrupt && error.to_string().contains("2 bad samples of epoch 1"), "{error}");
         assert_eq!((ledger.list().entries().len(), ledger.list().more()), (3, 0));
         assert!(Ledger::new(OnError::Fail).leave_out(0, 1, entry("k"), bad()).is_err());
+    }
+
+    /// The lock is held when the child is forked, and nobody lets go of it there.
+    #[test]
+    fn a_forked_child_reads_the_report_without_waiting() {
+        let ledger = Ledger::new(OnError::skip());
+        assert!(ledger.list().is_empty());
+        ledger.leave_out(0, 7, entry("k"), bad()).unwrap();
+        let held = lock(&ledger.found);
+        let answer =
+            farfeed_driver_double::in_a_child(std::time::Duration::from_secs(20), || ledger.list().to_string());
+        assert_eq!(answer, Ok(ledger.list().to_string()));
+        drop(held);
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! The rows of a batch: checked where they landed, then laid out in a slot and copied there.
 
-use std::collections::HashMap;
 use std::fmt;
 
 use super::column::{Column, ColumnSpec, Kind as ColumnKind, align, element_bytes};
@@ -12,11 +11,44 @@ use crate::error::{Error, Kind, Result};
 use crate::memory::{CopyHold, Landed};
 use crate::schedule::{BatchPlan, Piece};
 
-/// The reads of a batch by number, held for its copies.
-pub(super) type Holds = HashMap<u64, CopyHold>;
+/// The reads of a batch, held for its copies. There are few: found by halving, in memory that the next batch uses again.
+#[derive(Default)]
+pub(super) struct Holds {
+    /// In the order of their numbers.
+    by_number: Vec<(u64, CopyHold)>,
+}
+
+impl Holds {
+    pub(super) fn get(&self, read: u64) -> Option<&CopyHold> {
+        self.find(read).ok().map(|place| &self.by_number[place].1)
+    }
+
+    /// Adds a read, unless it is there.
+    pub(super) fn add(&mut self, read: u64, hold: impl FnOnce() -> CopyHold) {
+        if let Err(place) = self.find(read) {
+            self.by_number.insert(place, (read, hold()));
+        }
+    }
+
+    /// Lets go of nothing: moves all holds behind those in `holds`.
+    fn move_to(&mut self, holds: &mut Vec<CopyHold>) {
+        holds.extend(self.by_number.drain(..).map(|(_, hold)| hold));
+    }
+
+    fn find(&self, read: u64) -> Result<usize, usize> {
+        self.by_number.binary_search_by_key(&read, |(number, _)| *number)
+    }
+}
 
 /// Numbers from here on are of fields that were read again.
 const READ_AGAIN: u64 = 1 << 63;
+
+/// The lists of a batch that has been copied, on their way back to the pump.
+pub(super) struct Spent {
+    pub(super) plan: BatchPlan,
+    /// Empty.
+    pub(super) reads: Holds,
+}
 
 /// The rows of a batch and the pages that hold them.
 pub(super) struct Rows<'a> {
@@ -91,7 +123,7 @@ impl<'a> Rows<'a> {
     pub(super) fn check(&mut self, row: usize, column: usize) -> Result<(), Flaw> {
         let empty = self.len(row, column) == 0;
         let flaw = |error, certain| Flaw { row, column, error, certain: certain || empty };
-        if !self.pieces(row, column).iter().all(|piece| self.reads.contains_key(&piece.read)) {
+        if !self.pieces(row, column).iter().all(|piece| self.reads.get(piece.read).is_some()) {
             return Err(flaw(Error::new(Kind::Io, "its read failed"), false));
         }
         let sample = self.plan.rows[row];
@@ -123,7 +155,7 @@ impl<'a> Rows<'a> {
             *piece = Piece { read: id, at, len: piece.len };
             at += piece.len;
         }
-        self.reads.insert(id, landed.hold());
+        self.reads.add(id, || landed.hold());
     }
 
     /// Rows that are not in `bad`, which ascends, are those that will be delivered.
@@ -169,19 +201,19 @@ impl<'a> Rows<'a> {
         format!("field '{}' of sample {}{place}", spec.name, self.dataset.key(sample))
     }
 
-    /// Where a column goes: behind the one before, aligned.
-    pub(super) fn place(&self, number: usize, at: &mut u64, slot_bytes: usize) -> Result<Column> {
+    /// Where a column goes: behind the one before, aligned. `list` is empty; its memory becomes the column's.
+    pub(super) fn place(&self, number: usize, at: &mut u64, slot_bytes: usize, mut list: Vec<usize>) -> Result<Column> {
         let spec = &self.columns[number];
         let begin = *at;
         let rows = self.count();
         let column = match &spec.kind {
             ColumnKind::Bytes | ColumnKind::Json => {
                 let mut values = 0;
-                let mut bounds = Vec::with_capacity(rows + 1);
-                bounds.push(0);
+                list.reserve(rows + 1);
+                list.push(0);
                 for row in &self.scratch.kept {
                     values += self.len(*row, number);
-                    bounds.push(values as usize);
+                    list.push(values as usize);
                 }
                 let offsets_at = begin + align(values);
                 *at = offsets_at + align((rows as u64 + 1) * 8);
@@ -189,13 +221,14 @@ impl<'a> Rows<'a> {
                     values_at: begin as usize,
                     values_len: values as usize,
                     offsets_at: offsets_at as usize,
-                    bounds,
+                    bounds: list,
                 }
             }
             ColumnKind::Int | ColumnKind::Float => {
                 *at = begin + align(rows as u64 * 8);
                 let dtype = if spec.kind == ColumnKind::Int { Dtype::I64 } else { Dtype::F64 };
-                Column::Dense { dtype, shape: vec![rows], at: begin as usize, len: rows * 8 }
+                list.push(rows);
+                Column::Dense { dtype, shape: list, at: begin as usize, len: rows * 8 }
             }
             ColumnKind::Array { dtype, shape } => {
                 let landed = rows as u64 * element_bytes(*dtype, shape);
@@ -208,8 +241,9 @@ impl<'a> Rows<'a> {
                         (*dtype, shape, len)
                     }
                 };
-                let shape = std::iter::once(rows).chain(shape.iter().copied()).collect();
-                Column::Dense { dtype, shape, at: begin as usize, len: len as usize }
+                list.push(rows);
+                list.extend(shape);
+                Column::Dense { dtype, shape: list, at: begin as usize, len: len as usize }
             }
         };
         if *at > slot_bytes as u64 {
@@ -263,14 +297,16 @@ impl<'a> Rows<'a> {
         Ok(())
     }
 
-    /// The numbers of the samples that are delivered, what holds their bytes (put behind `holds`), and what the next batch uses again.
-    pub(super) fn into_parts(self, mut holds: Vec<CopyHold>) -> (Vec<SampleId>, Vec<CopyHold>, Scratch) {
-        let Rows { mut plan, scratch, reads, .. } = self;
-        if scratch.kept.len() < plan.rows.len() {
-            plan.rows = scratch.kept.iter().map(|row| plan.rows[*row]).collect();
-        }
-        holds.extend(reads.into_values());
-        (plan.rows, holds, scratch)
+    /// The numbers of the samples that are delivered.
+    pub(super) fn samples(&self) -> impl Iterator<Item = SampleId> {
+        self.scratch.kept.iter().map(|row| self.plan.rows[*row])
+    }
+
+    /// Puts what holds the samples' bytes behind `holds`, and gives what the next batch uses again: the pump's lists, and the copier's.
+    pub(super) fn into_parts(self, holds: &mut Vec<CopyHold>) -> (Spent, Scratch) {
+        let Rows { plan, scratch, mut reads, .. } = self;
+        reads.move_to(holds);
+        (Spent { plan, reads }, scratch)
     }
 
     fn pieces(&self, row: usize, column: usize) -> &[Piece] {
@@ -284,7 +320,7 @@ impl<'a> Rows<'a> {
     /// A field's bytes, slice by slice, in order.
     fn slices(&self, row: usize, column: usize) -> impl Iterator<Item = &[u8]> {
         self.pieces(row, column).iter().flat_map(|piece| {
-            let hold = self.reads.get(&piece.read);
+            let hold = self.reads.get(piece.read);
             hold.into_iter().flat_map(|hold| hold.landed().slices(piece.at as usize, piece.len as usize))
         })
     }

@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::admission::Limits;
 use super::column::ColumnSpec;
 use super::copier::{Copier, Delivery};
+use super::lists::Shelf;
 use super::pump::Pump;
 use super::quarantine::Ledger;
 use crate::dataset::{Dataset, SampleId};
@@ -39,6 +40,8 @@ pub(super) struct Parts {
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) slots: usize,
     pub(super) slot_bytes: usize,
+    /// What batches say of themselves goes round between copier and consumer.
+    pub(super) shelf: Arc<Shelf>,
     pub(super) verify: bool,
     /// What was left out, and whether it may be.
     pub(super) ledger: Ledger,
@@ -58,6 +61,9 @@ pub(super) struct Parts {
     /// Reactors whose connections were opened when the loader was built, for the first run.
     pub(super) warm: Mutex<Option<Connected>>,
 }
+
+/// Lists of batches that are on their way back to the pump: one of the batch before, and one of the next.
+const SPENT_MAX: usize = 2;
 
 /// Reactors and where they report to.
 pub(super) struct Connected {
@@ -118,8 +124,10 @@ impl Run {
             Error::new(Kind::Device, "the copy engine was lost")
                 .advice("build the loader again; what ended it was said before")
         })?;
-        let (stop, stopped) = bounded::<()>(0);
+        // Nothing is ever sent. With room for nothing the channel would allocate for each wait.
+        let (stop, stopped) = bounded::<()>(1);
         let (jobs, jobs_taken) = bounded(1);
+        let (spend, spent) = bounded(SPENT_MAX);
         let (deliver, deliveries) = bounded(parts.slots);
         let (wake, woken) = bounded::<()>(1);
         let wake_of_pages = wake.clone();
@@ -144,6 +152,7 @@ impl Run {
             telemetry: Arc::clone(&parts.telemetry),
             completions: connected.completions,
             jobs,
+            spent,
             wake: woken,
             stop: stopped.clone(),
         };
@@ -153,6 +162,7 @@ impl Run {
             home: Arc::clone(parts),
             jobs: jobs_taken,
             deliveries: deliver,
+            spent: spend,
             stop: stopped,
             repair: OnceCell::new(),
             wake_pump: Box::new(move || {

@@ -9,6 +9,7 @@ use super::free::FreePages;
 use super::page::{Filling, Page};
 use crate::error::{Error, Kind, Result};
 use crate::sys::map::{Chunk, HUGE_PAGE_BYTES, Map};
+use crate::sys::process::Birthplace;
 use crate::sys::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard};
 
 /// Niceness of the thread that makes memory resident.
@@ -41,8 +42,13 @@ pub(super) struct SlabInner {
     page_bytes: usize,
     total: usize,
     map: Arc<Map>,
+    /// The process that has the pages: a child of it has neither those nor whoever holds the lock.
+    born: Birthplace,
     free: Mutex<Free>,
     returned: Condvar,
+    /// What the lock guards, for those who only want to know: pages that are free, and the most that ever were not.
+    free_count: AtomicUsize,
+    high_water: AtomicUsize,
     pub(super) ready: AtomicUsize,
     pub(super) copying: AtomicUsize,
     /// Neither the slab nor a page of it is left.
@@ -53,7 +59,8 @@ struct Free {
     /// By number; those that are out are `None`.
     chunks: Vec<Option<Chunk>>,
     pages: FreePages,
-    high_water: usize,
+    /// Threads that wait for pages.
+    waiting: usize,
     /// Called after a page came back, without the lock held.
     watcher: Option<Arc<dyn Fn() + Send + Sync>>,
 }
@@ -105,13 +112,16 @@ impl Slab {
             page_bytes,
             total,
             map,
+            born: Birthplace::here(),
             free: Mutex::new(Free {
                 chunks: chunks.into_iter().map(Some).collect(),
                 pages: FreePages::all(total),
-                high_water: 0,
+                waiting: 0,
                 watcher: None,
             }),
             returned: Condvar::new(),
+            free_count: AtomicUsize::new(total),
+            high_water: AtomicUsize::new(0),
             ready: AtomicUsize::new(0),
             copying: AtomicUsize::new(0),
             gone: Arc::default(),
@@ -132,17 +142,20 @@ impl Slab {
         thread.map(drop).map_err(|e| Error::new(Kind::Io, "starting a thread for host memory").source(e))
     }
 
-    /// Takes `count` pages, or none when fewer are free.
+    /// Takes `count` pages, or none when fewer are free; in a forked child, which has none of them, never any.
     pub fn take(&self, count: usize) -> Option<Vec<Page<Filling>>> {
-        let mut free = self.0.lock();
-        self.0.split_off(&mut free, count).map(|chunks| self.wrap(chunks))
+        if !self.0.born.is_here() {
+            return None;
+        }
+        self.split_off(&mut self.0.lock(), count)
     }
 
     /// Takes `count` pages, waiting up to `patience` for them.
     ///
     /// # Errors
-    /// `Config` when the slab has fewer pages in all; `Stalled` when they did not come free in time.
+    /// `Config` when the slab has fewer pages in all; `Stalled` when they did not come free in time; `Unsupported` in a forked child.
     pub fn take_within(&self, count: usize, patience: Duration) -> Result<Vec<Page<Filling>>> {
+        self.0.born.check("host memory was set aside")?;
         if count > self.0.total {
             return Err(Error::new(Kind::Config, format!("{count} pages wanted of a slab of {}", self.0.total))
                 .advice("raise host_memory"));
@@ -150,9 +163,8 @@ impl Slab {
         let deadline = Instant::now() + patience;
         let mut free = self.0.lock();
         loop {
-            if let Some(chunks) = self.0.split_off(&mut free, count) {
-                drop(free);
-                return Ok(self.wrap(chunks));
+            if let Some(pages) = self.split_off(&mut free, count) {
+                return Ok(pages);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -163,7 +175,9 @@ impl Slab {
                 )
                 .advice("something holds batches or reads for too long"));
             }
+            free.waiting += 1;
             free = self.0.returned.wait_timeout(free, left).unwrap_or_else(PoisonError::into_inner).0;
+            free.waiting -= 1;
         }
     }
 
@@ -177,26 +191,25 @@ impl Slab {
         self.0.total
     }
 
-    /// How many pages are in which state now.
+    /// How many pages are in which state now. Waits for nobody; in a forked child it is how it was when it was forked.
     pub fn usage(&self) -> SlabUse {
-        let (free, high_water) = {
-            let free = self.0.lock();
-            (free.pages.count(), free.high_water)
-        };
+        let free = self.0.free_count.load(Ordering::Relaxed);
         let ready = self.0.ready.load(Ordering::Relaxed);
         SlabUse {
             free,
             filling: (self.0.total - free).saturating_sub(ready),
             ready,
             copying: self.0.copying.load(Ordering::Relaxed),
-            high_water,
+            high_water: self.0.high_water.load(Ordering::Relaxed),
             total: self.0.total,
         }
     }
 
-    /// Has `watcher` called each time a page comes back, on the thread that returned it.
+    /// Has `watcher` called each time a page comes back, on the thread that returned it. In a forked child none does.
     pub fn watch(&self, watcher: impl Fn() + Send + Sync + 'static) {
-        self.0.lock().watcher = Some(Arc::new(watcher));
+        if self.0.born.is_here() {
+            self.0.lock().watcher = Some(Arc::new(watcher));
+        }
     }
 
     /// The mapping, for registration with a driver.
@@ -205,8 +218,18 @@ impl Slab {
         &self.0.map
     }
 
-    fn wrap(&self, chunks: Vec<Chunk>) -> Vec<Page<Filling>> {
-        chunks.into_iter().map(|chunk| Page::new(chunk, Arc::clone(&self.0))).collect()
+    fn split_off(&self, free: &mut Free, count: usize) -> Option<Vec<Page<Filling>>> {
+        let Free { chunks, pages, .. } = free;
+        if count > pages.count() {
+            return None;
+        }
+        let mut taken = Vec::with_capacity(count);
+        pages.take(count, |page| {
+            taken.extend(chunks[page].take().map(|chunk| Page::new(chunk, Arc::clone(&self.0))));
+        });
+        self.0.free_count.store(pages.count(), Ordering::Relaxed);
+        self.0.high_water.fetch_max(self.0.total - pages.count(), Ordering::Relaxed);
+        Some(taken)
     }
 }
 
@@ -220,26 +243,21 @@ impl SlabInner {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn split_off(&self, free: &mut Free, count: usize) -> Option<Vec<Chunk>> {
-        let Free { chunks, pages, high_water, .. } = free;
-        if count > pages.count() {
-            return None;
-        }
-        let mut taken = Vec::with_capacity(count);
-        pages.take(count, |page| taken.extend(chunks[page].take()));
-        *high_water = (*high_water).max(self.total - pages.count());
-        Some(taken)
-    }
-
     pub(super) fn put_back(&self, chunk: Chunk) {
+        if !self.born.is_here() {
+            return;
+        }
         let number = (chunk.as_ptr() as usize - self.map.address()) / self.page_bytes;
-        let watcher = {
+        let (watcher, awaited) = {
             let mut free = self.lock();
             free.chunks[number] = Some(chunk);
             free.pages.put(number);
-            free.watcher.clone()
+            self.free_count.store(free.pages.count(), Ordering::Relaxed);
+            (free.watcher.clone(), free.waiting > 0)
         };
-        self.returned.notify_all();
+        if awaited {
+            self.returned.notify_all();
+        }
         if let Some(watcher) = watcher {
             watcher();
         }
@@ -297,6 +315,25 @@ mod tests {
         assert!(!gone.load(Ordering::Relaxed), "pages are out");
         drop(pages);
         assert_eq!(rest_of(4 * HUGE_PAGE_BYTES, &gone).count(), 0);
+    }
+
+    /// The lock is held when the child is forked, and nobody lets go of it there.
+    #[test]
+    fn a_forked_child_neither_has_pages_nor_waits() {
+        let slab = Slab::new(4 * 65_536, 65_536).unwrap();
+        let mut theirs = slab.take(3);
+        let held = slab.0.lock();
+        let answer = farfeed_driver_double::in_a_child(Duration::from_secs(20), || {
+            drop(theirs.take());
+            slab.watch(|| ());
+            let waited = slab.take_within(1, Duration::from_secs(60)).unwrap_err();
+            let usage = slab.usage();
+            format!("{:?} {} {} {}", waited.kind(), slab.take(1).is_none(), usage.free, usage.high_water)
+        });
+        assert_eq!(answer.as_deref(), Ok("Unsupported true 1 3"));
+        drop(held);
+        drop(theirs);
+        assert_eq!(slab.usage().free, 4);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! allowance comes in. A link that carries the demand and a quarter more is thus never behind. The cold start is over when no rest is
 //! left and the allowance has grown to four batches: from then on blocks are read whole, and the lead that was won hides their unevenness.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::Shape;
@@ -64,7 +64,7 @@ pub struct Piece {
 }
 
 /// A batch of this rank.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct BatchPlan {
     /// Number since the start of the run, from 0.
     pub sequence: u64,
@@ -97,9 +97,11 @@ impl BatchPlan {
         &mut self.pieces[from..self.ends[cell] as usize]
     }
 
-    /// Bytes of memory that the lists take.
+    /// Bytes of memory that the lists take, with the room they have.
     pub fn memory_bytes(&self) -> usize {
-        size_of_val(&self.rows[..]) + size_of_val(&self.pieces[..]) + size_of_val(&self.ends[..])
+        self.rows.capacity() * size_of::<SampleId>()
+            + self.pieces.capacity() * size_of::<Piece>()
+            + self.ends.capacity() * size_of::<u32>()
     }
 }
 
@@ -123,6 +125,33 @@ pub struct Schedule {
     /// Samples that are not read, in ascending order.
     excluded: Arc<[SampleId]>,
     steps: VecDeque<Step>,
+    scratch: Scratch,
+    /// Plans that are done with: the next ones use their memory.
+    spare: Vec<BatchPlan>,
+}
+
+/// Plans that are kept to be used again: some in any case, and more where they are small. They are listed in bursts where one read serves many
+/// batches.
+const SPARE_MIN: usize = 4;
+const SPARE_BYTES_MAX: usize = 4 << 20;
+
+/// What listing a batch needs, and the next one needs again.
+#[derive(Default)]
+struct Scratch {
+    rows: Vec<Row>,
+    /// What the rows lack.
+    needed: Vec<Target>,
+    /// What blocks lack that are read whole.
+    whole: Vec<Target>,
+    run: Run,
+}
+
+/// Neighbouring targets, and those in the gaps between them.
+#[derive(Default)]
+struct Run {
+    targets: Vec<Target>,
+    /// By sample and field, in ascending order: those that the gaps are between.
+    known: Vec<(u32, usize)>,
 }
 
 /// An epoch under way.
@@ -183,6 +212,16 @@ impl Schedule {
             largest_block,
             excluded: Arc::from([]),
             steps: VecDeque::new(),
+            scratch: Scratch::default(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// Takes back a plan that is done with, so that one to come needs no memory of its own.
+    pub fn recycle(&mut self, plan: BatchPlan) {
+        let count = self.spare.len();
+        if count < SPARE_MIN || (count + 1) * plan.memory_bytes().max(1 << 12) <= SPARE_BYTES_MAX {
+            self.spare.push(plan);
         }
     }
 
@@ -212,7 +251,10 @@ impl Schedule {
                 Some(walk) => walk,
                 None => self.begin_epoch(),
             };
-            self.walk_batch(&mut walk)?;
+            let mut scratch = std::mem::take(&mut self.scratch);
+            let walked = self.walk_batch(&mut walk, &mut scratch);
+            self.scratch = scratch;
+            walked?;
             self.walk = Some(walk);
             self.batch += 1;
             self.sequence += 1;
@@ -228,35 +270,38 @@ impl Schedule {
         EpochWalk { lanes, cursors, covers: BTreeMap::new(), rests: VecDeque::new() }
     }
 
-    fn walk_batch(&mut self, walk: &mut EpochWalk) -> Result<()> {
-        let mut rows = self.next_rows(walk)?;
+    fn walk_batch(&mut self, walk: &mut EpochWalk, scratch: &mut Scratch) -> Result<()> {
+        let Scratch { rows, needed, whole, run } = scratch;
+        self.next_rows(walk, rows)?;
         let all = rows.len();
         rows.retain(|row| !self.is_excluded(row.block, row.index));
         let left_out = (all - rows.len()) as u32;
-        let (mut needed, mut whole) = (Vec::new(), Vec::new());
-        for row in &rows {
-            self.touch(walk, *row, &mut needed, &mut whole)?;
+        needed.clear();
+        whole.clear();
+        for row in &*rows {
+            self.touch(walk, *row, needed, whole)?;
         }
         let head_start = self.sequence < HEAD_START_BATCHES;
         let cap = if head_start { self.shape.cold_request_bytes } else { self.shape.incomplete_request_bytes() };
-        let needed = self.list_reads(walk, &mut needed, cap, self.sequence)?;
-        let listed = needed + self.list_reads(walk, &mut whole, self.shape.request_bytes, self.sequence)?;
-        let plan = self.batch_plan(walk, &rows, left_out)?;
+        let needed = self.list_reads(walk, needed, run, cap, self.sequence)?;
+        let listed = needed + self.list_reads(walk, whole, run, self.shape.request_bytes, self.sequence)?;
+        let plan = self.batch_plan(walk, rows, left_out)?;
         let payload: u64 = plan.pieces.iter().map(|piece| piece.len).sum();
         self.steps.push_back(Step::Batch(plan));
         if self.cold && !head_start {
             let allowed = (payload as f64 * ALLOWANCE_PER_BYTE).max((payload + ALLOWANCE_MIN) as f64);
             self.allowance += allowed as i64 - listed as i64;
-            self.list_rests(walk)?;
+            self.list_rests(walk, whole, run)?;
             self.cold = !walk.rests.is_empty() || self.allowance < 4 * payload.max(self.largest_block) as i64;
         }
         Ok(())
     }
 
     /// The rows of the next batch, in order of their global positions.
-    fn next_rows(&self, walk: &mut EpochWalk) -> Result<Vec<Row>> {
+    fn next_rows(&self, walk: &mut EpochWalk, rows: &mut Vec<Row>) -> Result<()> {
         let count = self.partition.rows(self.order.samples(), self.batch);
-        let mut rows = Vec::with_capacity(count as usize);
+        rows.clear();
+        rows.reserve(count as usize);
         for row in 0..count {
             let place = self.partition.locate(self.order.lanes(), self.batch, row);
             let lane = walk.lanes.binary_search(&place.lane).ok();
@@ -274,7 +319,7 @@ impl Schedule {
             };
             rows.push(Row { lane, block: slot.block, index: slot.index });
         }
-        Ok(rows)
+        Ok(())
     }
 
     /// Notes what must be read for a row: its whole block if the allowance covers that, else itself alone.
@@ -314,13 +359,13 @@ impl Schedule {
     }
 
     /// Rests of blocks that were touched and are incomplete, as far as the allowance goes.
-    fn list_rests(&mut self, walk: &mut EpochWalk) -> Result<()> {
+    fn list_rests(&mut self, walk: &mut EpochWalk, targets: &mut Vec<Target>, run: &mut Run) -> Result<()> {
         while self.allowance > 0 {
             let Some(key) = walk.rests.pop_front() else { break };
-            let mut targets = Vec::new();
-            self.want_rest(walk, key, &mut targets)?;
+            targets.clear();
+            self.want_rest(walk, key, targets)?;
             let cap = self.shape.incomplete_request_bytes();
-            self.allowance -= self.list_reads(walk, &mut targets, cap, self.sequence + 1)? as i64;
+            self.allowance -= self.list_reads(walk, targets, run, cap, self.sequence + 1)? as i64;
         }
         Ok(())
     }
@@ -354,6 +399,7 @@ impl Schedule {
         &mut self,
         walk: &mut EpochWalk,
         targets: &mut Vec<Target>,
+        run: &mut Run,
         cap: u64,
         first_batch: u64,
     ) -> Result<u64> {
@@ -364,36 +410,41 @@ impl Schedule {
         let mut rest = &targets[..];
         while let Some(first) = rest.first() {
             let mut end = first.extent.end();
-            let run = rest.iter().take_while(|next| {
+            let joined = rest.iter().take_while(|next| {
                 let joins = (next.lane, next.block) == (first.lane, first.block) && next.extent.start <= end + gap;
                 if joins {
                     end = end.max(next.extent.end());
                 }
                 joins
             });
-            let (run, others) = rest.split_at(run.count().max(1));
+            let (joined, others) = rest.split_at(joined.count().max(1));
             rest = others;
             bytes += end - first.extent.start;
-            let run = self.with_gaps(walk, run, end)?;
-            self.list_run(walk, &run, end, cap, first_batch);
+            self.with_gaps(walk, joined, end, run)?;
+            self.list_run(walk, &run.targets, end, cap, first_batch);
         }
         Ok(bytes)
     }
 
-    /// A run's targets, and those that lie wholly in the gaps it reads over: what was read once is not read again.
-    fn with_gaps(&self, walk: &EpochWalk, run: &[Target], end: u64) -> Result<Vec<Target>> {
-        let mut all = run.to_vec();
-        let (first, start) = (run[0], run[0].extent.start);
+    /// Neighbouring targets, and those that lie wholly in the gaps that are read over: what was read once is not read again.
+    fn with_gaps(&self, walk: &EpochWalk, joined: &[Target], end: u64, run: &mut Run) -> Result<()> {
+        let Run { targets, known } = run;
+        targets.clear();
+        targets.extend_from_slice(joined);
+        let (first, start) = (joined[0], joined[0].extent.start);
         let key = (first.lane, first.block);
-        let known: BTreeSet<(u32, usize)> = run.iter().map(|target| (target.index, target.field)).collect();
+        known.clear();
+        known.extend(joined.iter().map(|target| (target.index, target.field)));
+        known.sort_unstable();
         // Samples of a block lie one behind the other.
-        let (Some((lowest, _)), Some((highest, _))) = (known.first(), known.last()) else { return Ok(all) };
-        let Some(cover) = walk.covers.get(&key) else { return Ok(all) };
-        for (index, field) in cover.uncovered_in(*lowest..=*highest).filter(|cell| !known.contains(cell)) {
+        let (Some((lowest, _)), Some((highest, _))) = (known.first(), known.last()) else { return Ok(()) };
+        let Some(cover) = walk.covers.get(&key) else { return Ok(()) };
+        let unknown = |cell: &(u32, usize)| known.binary_search(cell).is_err();
+        for (index, field) in cover.uncovered_in(*lowest..=*highest).filter(unknown) {
             let target = self.target(key, index, field)?;
-            all.extend(target.filter(|target| target.extent.start >= start && target.extent.end() <= end));
+            targets.extend(target.filter(|target| target.extent.start >= start && target.extent.end() <= end));
         }
-        Ok(all)
+        Ok(())
     }
 
     /// One run of neighbouring targets of a block, in as few reads of about equal length as `cap` allows.
@@ -430,31 +481,31 @@ impl Schedule {
         }
     }
 
-    fn batch_plan(&self, walk: &mut EpochWalk, rows: &[Row], left_out: u32) -> Result<BatchPlan> {
-        let mut plan = BatchPlan {
-            sequence: self.sequence,
-            epoch: self.epoch,
-            batch: self.batch,
-            rows: Vec::with_capacity(rows.len()),
-            pieces: Vec::with_capacity(rows.len() * self.fields.len()),
-            ends: Vec::with_capacity(rows.len() * self.fields.len()),
-            left_out,
-        };
+    fn batch_plan(&mut self, walk: &mut EpochWalk, rows: &[Row], left_out: u32) -> Result<BatchPlan> {
+        let BatchPlan { rows: mut samples, mut pieces, mut ends, .. } = self.spare.pop().unwrap_or_default();
+        let cells = rows.len() * self.fields.len();
+        samples.clear();
+        samples.reserve(rows.len());
+        pieces.clear();
+        pieces.reserve(cells);
+        ends.clear();
+        ends.reserve(cells);
         for row in rows {
-            plan.rows.push(self.sample(row.block, row.index));
+            samples.push(self.sample(row.block, row.index));
             let key = (row.lane, row.block);
             let Some(cover) = walk.covers.get_mut(&key) else { continue };
             for field in 0..self.fields.len() {
                 let extent = self.extent(row.block, row.index, field)?;
                 if extent.len > 0 {
-                    cover.pieces(row.index, field, extent, |piece| plan.pieces.push(piece));
+                    cover.pieces(row.index, field, extent, |piece| pieces.push(piece));
                 }
-                plan.ends.push(plan.pieces.len() as u32);
+                ends.push(pieces.len() as u32);
             }
             if cover.deliver(row.index) {
                 walk.covers.remove(&key);
             }
         }
-        Ok(plan)
+        let (sequence, epoch, batch) = (self.sequence, self.epoch, self.batch);
+        Ok(BatchPlan { sequence, epoch, batch, rows: samples, pieces, ends, left_out })
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use super::numa;
+use super::process::Birthplace;
 use crate::error::{Error, Kind, Result};
 
 /// Size and alignment of a transparent huge page on x86-64 and on arm64 with 4 KiB base pages.
@@ -18,6 +19,8 @@ pub(crate) struct Map {
     bytes: usize,
     mapped_start: NonNull<u8>,
     mapped_bytes: usize,
+    /// In a child of this process something else may lie where memory was that a fork does not copy.
+    born: Birthplace,
 }
 
 // SAFETY: a `Map` only hands out its address; access goes through `Chunk`s, which never overlap.
@@ -66,7 +69,7 @@ impl Map {
         let skip = mapped_start.align_offset(HUGE_PAGE_BYTES);
         // SAFETY: `skip` < HUGE_PAGE_BYTES, and the mapping is that much longer than `bytes`.
         let start = unsafe { mapped_start.add(skip) };
-        let map = Map { start, bytes, mapped_start, mapped_bytes };
+        let map = Map { start, bytes, mapped_start, mapped_bytes, born: Birthplace::here() };
         // Advice: a kernel without it costs speed (4 KiB pages), not correctness.
         // SAFETY: the range lies inside the mapping made above.
         let _ = unsafe { madvise(map.start.as_ptr().cast(), bytes, Advice::LinuxHugepage) };
@@ -130,7 +133,10 @@ impl Map {
 
 impl Drop for Map {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `new`, and every chunk holds an `Arc` of it, so none is left.
+        if !self.born.is_here() {
+            return;
+        }
+        // SAFETY: the mapping was made by `lazy` in this process, and every chunk holds an `Arc` of it, so none is left.
         // A failure can only mean that the range is not mapped, which leaks nothing.
         let _ = unsafe { munmap(self.mapped_start.as_ptr().cast(), self.mapped_bytes) };
     }
@@ -201,6 +207,27 @@ mod tests {
         assert_eq!(done[0], done[1]);
         assert!(!map.populate(2 * HUGE_PAGE_BYTES + 1), "past the end");
         assert!(chunks[0].iter().all(|byte| *byte == 0) && chunks[1].iter().all(|byte| *byte == 7));
+    }
+
+    /// Where the mapping was there is a hole in a forked child, in which the next mapping may lie.
+    #[test]
+    fn a_forked_child_unmaps_nothing() {
+        let mut theirs = Some(Map::near(1, None).unwrap());
+        let answer = farfeed_driver_double::in_a_child(std::time::Duration::from_secs(20), || {
+            let map = theirs.take().unwrap();
+            let (address, length) = (map.start.as_ptr(), map.bytes);
+            // SAFETY: at the address of a mapping that this process does not have; the kernel refuses to replace another.
+            let own = unsafe {
+                let flags = MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE;
+                rustix::mm::mmap_anonymous(address.cast(), length, ProtFlags::READ | ProtFlags::WRITE, flags)
+            };
+            let Ok(own) = own else { return "the fork copied it".into() };
+            drop(map);
+            // SAFETY: as above: nobody unmaps it.
+            unsafe { own.cast::<u8>().write_volatile(7) };
+            "still there".into()
+        });
+        assert_eq!(answer.as_deref(), Ok("still there"));
     }
 
     #[test]

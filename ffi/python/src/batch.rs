@@ -50,17 +50,18 @@ impl Memory for Held {
 /// tensors imported from those. Slots are `batches_ahead` + 2; who holds all of them and asks for more gets an error.
 #[pyclass(module = "farfeed", frozen, mapping)]
 pub(crate) struct Batch {
-    /// `None` once released.
-    held: Mutex<Option<Arc<Held>>>,
+    /// `None` once released. In a child of the process that took the batch the lock may be held for ever.
+    held: Ours<Mutex<Option<Arc<Held>>>>,
 }
 
 impl Batch {
     pub(crate) fn new(batch: farfeed::Batch, ordinal: Option<u32>) -> Self {
-        Batch { held: Mutex::new(Some(Arc::new(Held { batch: Ours::new(batch), ordinal }))) }
+        let held = Arc::new(Held { batch: Ours::new(batch), ordinal });
+        Batch { held: Ours::new(Mutex::new(Some(held))) }
     }
 
     fn held(&self, py: Python<'_>) -> PyResult<Arc<Held>> {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let held = or_raise(py, self.held.get())?.lock().unwrap_or_else(PoisonError::into_inner).clone();
         held.ok_or_else(|| {
             let error =
                 Error::new(Kind::Config, "the batch was released").advice("take what you need of it before release()");
@@ -182,7 +183,7 @@ impl Batch {
         if let Some(stream) = stream {
             self.wait_on(py, stream)?;
         }
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let held = or_raise(py, self.held.get())?.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(held);
         Ok(())
     }

@@ -335,7 +335,7 @@ impl Epoch {
             // Asked for anew in each turn, so that a loader which another thread closes is let go of.
             let loader = self.handle.get(py)?;
             match detached(py, || loader.next_within(self.epoch, asked, SLICE))? {
-                Next::Batch(batch) => return Ok(Some(Batch::new(*batch, self.handle.ordinal))),
+                Next::Batch(batch) => return Ok(Some(Batch::new(batch, self.handle.ordinal))),
                 Next::End => return Ok(None),
                 Next::Pending => py.check_signals()?,
             }

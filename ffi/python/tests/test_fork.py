@@ -47,6 +47,43 @@ print("well")
     assert run(program, tokens).endswith("well\n")
 
 
+def test_a_child_of_a_busy_loader_is_told_at_once(run, tokens):
+    program = FORKED + """
+import threading
+loader = datasets.token_loader(sys.argv[1])
+batch = next(iter(loader))
+over = False
+def consume():
+    while not over:
+        for _ in loader:
+            pass
+def ask():
+    while not over:
+        loader.state_dict(), loader.stats(), loader.explain(), loader.quarantined(), loader.trace(), loader.current_epoch, batch.keys()
+threads = [threading.Thread(target=consume), threading.Thread(target=ask)]
+for thread in threads:
+    thread.start()
+def work():
+    state = {}
+    for call in (
+        loader.state_dict, loader.stats, loader.plan, loader.explain, loader.quarantined, loader.trace, loader.close, lambda: len(loader),
+        lambda: loader.current_epoch, lambda: loader.epoch(1), lambda: loader.set_epoch(1), lambda: loader.load_state_dict(state),
+        lambda: list(loader), lambda: batch.size, lambda: batch.index, lambda: list(batch), batch.synchronize, batch.release,
+    ):
+        refused(call)
+    assert repr(loader) and repr(batch) and loader.device == "cpu"
+try:
+    for _ in range(20):
+        child(work)
+finally:
+    over = True
+    for thread in threads:
+        thread.join()
+print("well")
+"""
+    assert run(program, tokens).endswith("well\n")
+
+
 def test_a_child_lets_go_of_everything_and_ends(run, tokens):
     program = FORKED + """
 def make():

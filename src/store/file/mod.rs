@@ -144,6 +144,7 @@ impl FileStore {
     }
 
     async fn fill(&self, request: &ReadRequest, landing: &mut Landing) -> Result<Arrival> {
+        self.workers.check_process()?;
         let asked = Instant::now();
         let (file, opened) = self.file(&request.key).await?;
         let range = check(request, landing, &file)?;
@@ -297,6 +298,28 @@ mod tests {
     /// Coarse clocks of older kernels tick every 10 ms.
     fn tick() {
         std::thread::sleep(std::time::Duration::from_millis(30));
+    }
+
+    /// The threads are not there, and nobody would ever answer.
+    #[test]
+    fn a_forked_child_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = file(&folder);
+        for store in stores() {
+            run(store.head(&key)).unwrap();
+            let answer = farfeed_driver_double::in_a_child(std::time::Duration::from_secs(20), || {
+                let slab = Slab::new(1 << 20, 1 << 20).unwrap();
+                let mut landing = Landing::new(slab.take(1).unwrap(), 100);
+                let request = ReadRequest { key: Arc::clone(&key), start: 0, size: None, version: None };
+                let kinds = [
+                    run(store.head(&key)).map(drop),
+                    run(store.list("/")).map(drop),
+                    run(store.read(&request, &mut landing)).map(drop),
+                ];
+                format!("{:?}", kinds.map(|answer| answer.err().map(|error| error.kind())))
+            });
+            assert_eq!(answer.as_deref(), Ok("[Some(Unsupported), Some(Unsupported), Some(Unsupported)]"));
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::span::{Failure, Piece, Step};
 use super::task::{Assembly, ReadTask};
 use crate::error::{Error, Kind, Result};
 use crate::memory::{Filling, Page};
+use crate::sys::process::Birthplace;
 
 /// Calls that may wait for a thread; who asks for more waits to ask.
 const QUEUE: usize = 64;
@@ -19,7 +20,11 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// A few threads that end when this is dropped and their queue is done.
 #[derive(Debug)]
-pub(super) struct Workers(mpsc::Sender<Job>);
+pub(super) struct Workers {
+    jobs: mpsc::Sender<Job>,
+    /// The process that has the threads.
+    born: Birthplace,
+}
 
 impl Workers {
     /// Starts `threads`, at least one.
@@ -43,24 +48,33 @@ impl Workers {
                 .spawn(work)
                 .map_err(|error| Error::new(Kind::Io, "starting a thread for files").source(error))?;
         }
-        Ok(Workers(sender))
+        Ok(Workers { jobs: sender, born: Birthplace::here() })
+    }
+
+    /// `Ok` where the threads are.
+    ///
+    /// # Errors
+    /// `Unsupported` in a forked child.
+    pub(super) fn check_process(&self) -> Result<()> {
+        self.born.check("a store of files was opened")
     }
 
     /// Runs `call` on one of the threads. Dropping the future leaves a call that has begun to its end.
     pub(super) async fn run<T: Send + 'static>(&self, call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        self.check_process()?;
         let (reply, answer) = oneshot::channel();
         let job = Box::new(move || {
             if !reply.is_closed() {
                 let _ = reply.send(call());
             }
         });
-        self.0.send(job).await.map_err(|_| gone())?;
+        self.jobs.send(job).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 
     /// Hands a read over, waiting while the queue is full.
     pub(super) async fn read(&self, task: ReadTask) -> Result<()> {
-        self.0.send(Box::new(move || read(task))).await.map_err(|_| gone())
+        self.jobs.send(Box::new(move || read(task))).await.map_err(|_| gone())
     }
 }
 

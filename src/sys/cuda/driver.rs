@@ -1,7 +1,6 @@
 //! The driver library: found, loaded and questioned once; a machine without one gets a sentence, not a panic.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::sync::OnceLock;
 
 use cudarc::driver::sys;
 use cudarc::driver::sys::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream};
@@ -9,7 +8,7 @@ use cudarc::driver::sys::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction,
 use super::library::Library;
 use crate::error::{Error, Kind, Result};
 use crate::sys::numa;
-use crate::sys::process::Birthplace;
+use crate::sys::process::{Birthplace, Once};
 
 /// The oldest driver that the copy engine is written for: 12.0, as `cuDriverGetVersion` writes it.
 const OLDEST_VERSION: c_int = 12_000;
@@ -35,8 +34,9 @@ pub(crate) struct Driver {
 /// `Unsupported` when there is none or it is too old, and in a child of the process that it was loaded in; `Device` when it refuses to
 /// start or has no device.
 pub(crate) fn driver() -> Result<&'static Driver> {
-    static DRIVER: OnceLock<Result<Driver, Absence>> = OnceLock::new();
-    let driver = DRIVER.get_or_init(Driver::load).as_ref().map_err(Absence::error)?;
+    static DRIVER: Once<Result<Driver, Absence>> = Once::new();
+    let driver = DRIVER.get_or_make("the CUDA driver was being started", Driver::load)?;
+    let driver = driver.as_ref().map_err(Absence::error)?;
     driver.process.check("the CUDA driver was started")?;
     Ok(driver)
 }

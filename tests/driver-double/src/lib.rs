@@ -31,8 +31,11 @@
 //! work, and orders nothing: what a real driver may wait for silently is a race here. Nothing is captured into a graph, but calls can be
 //! held against a capture that is said to be under way (`DoubleDevice::capture_elsewhere`). No managed memory, no pools, no peers.
 //!
+//! Beside it lies what other tests of a process need: `Counting` allocations, and a real fork (`in_a_child`).
+//!
 //! `Driver` makes the driver's calls for tests, on the double or on the machine's own driver: `on_gpu`.
 
+mod allocations;
 mod calls;
 mod checker;
 mod control;
@@ -50,6 +53,7 @@ mod raw;
 mod stream;
 mod twin;
 
+pub use allocations::{Allocated, Counting};
 pub use calls::Calls;
 pub use control::{Double, DoubleDevice, Live, library};
 pub use ending::UNREAD;
