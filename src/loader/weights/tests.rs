@@ -92,7 +92,8 @@ fn faults_on_the_way_are_survived() {
 #[test]
 fn reads_are_side_by_side_and_memory_is_bounded() {
     let (store, _) = model(3);
-    let latency = Duration::from_millis(60);
+    // Long, so that what a busy machine adds is little beside it.
+    let latency = Duration::from_millis(200);
     let store = ThrottleStore::new(store, Throttle { latency, bytes_per_second: 0, requests: 0 });
     let began = Instant::now();
     let weights = load(store, "m-{0..2}.safetensors").load_weights().unwrap();
