@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use farfeed::cudarc::driver::{CudaContext, CudaStream, DevicePtr, DeviceSlice};
 use farfeed::dataset::Dtype;
@@ -279,8 +279,9 @@ fn views_of_one_batch_cost_a_stream_one_wait() {
     let rig = Rig::new(9);
     let other = rig.stream.context().new_stream().expect("a stream");
     let loader = rig.loader(2 * BATCH);
-    // All there are: the copy engine has nothing left to enqueue.
+    // All there are, and the copy engine has nothing left to do.
     let batches: Vec<_> = loader.epoch(0).map(|batch| batch.expect("it comes")).collect();
+    wait_for_quiet(&rig.double);
     for batch in &batches {
         let view = batch.view::<u32>("tokens").expect("they are uint32");
         for (stream, waits) in [(&rig.stream, 1), (&rig.stream, 0), (&other, 1), (&rig.stream, 0), (&other, 0)] {
@@ -295,6 +296,20 @@ fn views_of_one_batch_cost_a_stream_one_wait() {
     }
     drop((batches, loader, other));
     rig.end();
+}
+
+/// Until nobody has entered a context for a while.
+fn wait_for_quiet(double: &DoubleDevice) {
+    let (began, mut before) = (Instant::now(), u64::MAX);
+    loop {
+        let now = double.calls().context_changes();
+        if now == before {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "somebody is at it all the time");
+        before = now;
+        std::thread::sleep(Duration::from_millis(300));
+    }
 }
 
 /// The stream that a thread has as its default is another one on each: a view that was made on one is read right on another.
